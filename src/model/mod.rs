@@ -1,5 +1,19 @@
 //! Values and pure rules. No clock, no randomness, no IO, no generated types.
-//! Start with `state.rs` (what the cluster knows) and `command.rs` (what may change it).
+//! Start with `state.rs` (what the cluster knows), then `command.rs` (what may change it)
+//! and `apply.rs` (how).
 
+pub mod app;
+mod apply;
+mod changes;
+pub mod command;
+pub mod event;
 pub mod ids;
+pub mod instance;
+pub mod node;
+pub mod project;
+pub mod resources;
 pub mod routes;
+pub mod state;
+pub mod time;
+
+pub use state::ClusterState;
