@@ -1,0 +1,1 @@
+//! The runtime and the images behind the agent's verbs.

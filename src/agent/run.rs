@@ -1,0 +1,276 @@
+//! The agent's loop: wait for something to happen, take a step, perform what it says. Every
+//! action runs in a task of its own and comes back as a [`Seen`].
+
+use super::probe::{self, Probe};
+use super::reporter::Reporter;
+use super::step::{Action, step};
+use super::track::{Seen, State, Track};
+use super::{Containers, Ended, Gate, StatusSink};
+use crate::clock;
+use crate::model::ids::{InstanceId, ViewVersion};
+use crate::model::project::{Assignment, Assignments};
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+/// A container that was found running when the agent came up.
+#[derive(Clone, Debug)]
+pub struct Adopted {
+    pub instance: InstanceId,
+    pub attempt: u32,
+    pub address: Option<SocketAddr>,
+}
+
+pub struct Config {
+    /// Remembers the view that was last acted on.
+    pub acted_file: PathBuf,
+    /// How long requests inside may take when an instance stops.
+    pub drain: Duration,
+}
+
+/// What others may know of the running agent.
+#[derive(Clone)]
+pub struct Agent {
+    reporter: Reporter,
+    settled: watch::Receiver<bool>,
+}
+
+impl Agent {
+    /// Returns when the agent has taken its first step and the cluster has heard of it: from
+    /// then on, what the state says of this node is true.
+    pub async fn settled(&mut self) {
+        // A closed channel means that the agent is gone; so is the wait's reason.
+        let _ = self.settled.wait_for(|settled| *settled).await;
+        while !self.reporter.is_idle() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+struct Loop<C, G> {
+    containers: Arc<C>,
+    gate: Arc<G>,
+    config: Config,
+    tracks: BTreeMap<InstanceId, Track>,
+    assigned: Assignments,
+    acted: ViewVersion,
+    reporter: Reporter,
+    probes: HashMap<InstanceId, AbortOnDropHandle<()>>,
+    seen: mpsc::UnboundedSender<(InstanceId, u32, Seen)>,
+}
+
+/// Starts the agent. It runs until `shutdown`, then leaves everything as it is: what becomes
+/// of the containers then is the node's decision.
+pub fn spawn<C: Containers, G: Gate>(
+    config: Config,
+    containers: Arc<C>,
+    gate: Arc<G>,
+    sink: impl StatusSink,
+    adopted: Vec<Adopted>,
+    assignments: watch::Receiver<Assignments>,
+    ended: mpsc::UnboundedReceiver<Ended>,
+    shutdown: CancellationToken,
+) -> (Agent, impl Future<Output = ()> + Send) {
+    let reporter = Reporter::default();
+    let (settled_tx, settled) = watch::channel(false);
+    let agent = Agent { reporter: reporter.clone(), settled };
+    // Unbounded: each running attempt has at most a handful of things to say, and a full
+    // channel would have to drop an exit.
+    let (seen_tx, seen_rx) = mpsc::unbounded_channel();
+    let acted = read_acted(&config.acted_file);
+    let looped = Loop {
+        containers,
+        gate,
+        config,
+        tracks: BTreeMap::new(),
+        assigned: Assignments::default(),
+        acted,
+        reporter: reporter.clone(),
+        probes: HashMap::new(),
+        seen: seen_tx,
+    };
+    let run = async move {
+        let carry = AbortOnDropHandle::new(tokio::spawn(reporter.run(sink)));
+        let work = looped.run(adopted, assignments, ended, seen_rx, settled_tx);
+        tokio::select! {
+            () = work => {}
+            () = shutdown.cancelled() => {}
+        }
+        drop(carry);
+    };
+    (agent, run)
+}
+
+impl<C: Containers, G: Gate> Loop<C, G> {
+    async fn run(
+        mut self,
+        adopted: Vec<Adopted>,
+        mut assignments: watch::Receiver<Assignments>,
+        mut ended: mpsc::UnboundedReceiver<Ended>,
+        mut seen: mpsc::UnboundedReceiver<(InstanceId, u32, Seen)>,
+        settled: watch::Sender<bool>,
+    ) {
+        self.assigned = assignments.borrow_and_update().clone();
+        self.adopt(adopted);
+        loop {
+            let wake_at = self.take_step();
+            settled.send_replace(true);
+            let pause = wake_at.map(|at| at.since(clock::now())).unwrap_or(Duration::from_secs(3600));
+            tokio::select! {
+                changed = assignments.changed() => {
+                    if changed.is_err() { return }
+                    self.assigned = assignments.borrow_and_update().clone();
+                }
+                Some(end) = ended.recv() => {
+                    self.see(end.instance, end.attempt, Seen::Exited { exit: end.exit, log_tail: end.log_tail });
+                }
+                Some((instance, attempt, what)) = seen.recv() => self.see(instance, attempt, what),
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    fn adopt(&mut self, adopted: Vec<Adopted>) {
+        for found in adopted {
+            let assignment = self.assigned.instances.iter().find(|a| a.instance.id == found.instance);
+            let observed = assignment.map(|a| a.instance.observed.clone()).unwrap_or_default();
+            let track = Track::adopted(found.instance, found.attempt, found.address, &observed);
+            let proved = track.ready;
+            self.tracks.insert(found.instance, track);
+            self.start_probe(found.instance, found.attempt, found.address, proved);
+        }
+    }
+
+    /// Returns when to wake if nothing happens.
+    fn take_step(&mut self) -> Option<crate::model::time::Timestamp> {
+        let now = clock::now();
+        let may_stop = self.assigned.version >= self.acted;
+        let step = step(&self.assigned, &mut self.tracks, may_stop, now);
+        if !step.actions.is_empty() && self.assigned.version > self.acted {
+            self.acted = self.assigned.version;
+            write_acted(&self.config.acted_file, self.acted);
+        }
+        for action in step.actions {
+            self.perform(action);
+        }
+        step.wake_at
+    }
+
+    fn assignment(&self, instance: InstanceId) -> Option<&Assignment> {
+        self.assigned.instances.iter().find(|a| a.instance.id == instance)
+    }
+
+    fn perform(&mut self, action: Action) {
+        match action {
+            Action::Start { instance, attempt } => {
+                let Some(assignment) = self.assignment(instance).cloned() else { return };
+                let (containers, seen) = (self.containers.clone(), self.seen.clone());
+                tokio::spawn(async move {
+                    let what = match containers.start(&assignment, attempt).await {
+                        Ok(address) => Seen::Started { address },
+                        Err(why) => Seen::StartFailed { why },
+                    };
+                    let _ = seen.send((instance, attempt, what));
+                });
+            }
+            Action::Stop { instance, attempt } => {
+                self.probes.remove(&instance);
+                let policy = self
+                    .assignment(instance)
+                    .and_then(|a| a.process())
+                    .map(|process| process.stop.clone())
+                    .unwrap_or_default();
+                let (containers, gate, seen) =
+                    (self.containers.clone(), self.gate.clone(), self.seen.clone());
+                let drain = self.config.drain.max(policy.grace);
+                tokio::spawn(async move {
+                    gate.close(instance, attempt, drain).await;
+                    containers.stop(instance, attempt, &policy).await;
+                    let _ = seen.send((instance, attempt, Seen::Stopped));
+                });
+            }
+            Action::Kill { instance, attempt } => {
+                let (containers, gate) = (self.containers.clone(), self.gate.clone());
+                tokio::spawn(async move {
+                    gate.close(instance, attempt, Duration::ZERO).await;
+                    containers.kill(instance, attempt).await;
+                });
+            }
+            Action::Report { instance } => {
+                if let Some(track) = self.tracks.get(&instance) {
+                    self.reporter.put(instance, track.observed());
+                }
+            }
+            Action::Forget { instance } => {
+                self.tracks.remove(&instance);
+                self.probes.remove(&instance);
+                self.reporter.forget(instance);
+            }
+        }
+    }
+
+    fn see(&mut self, instance: InstanceId, attempt: u32, what: Seen) {
+        let now = clock::now();
+        let process = self.assignment(instance).and_then(|a| a.process()).cloned();
+        let Some(track) = self.tracks.get_mut(&instance).filter(|t| t.attempt == attempt) else { return };
+        let started = match &what {
+            Seen::Started { address } => Some(*address),
+            _ => None,
+        };
+        let exited = matches!(what, Seen::Exited { .. });
+        let due = track.see(what, process.as_ref(), now);
+        if due {
+            self.reporter.put(instance, track.observed());
+        }
+        let up = track.state == State::Up;
+        if exited {
+            self.probes.remove(&instance);
+            // The cluster hears of it in a moment; this node's proxy should not have to wait.
+            let gate = self.gate.clone();
+            tokio::spawn(async move { gate.close(instance, attempt, Duration::ZERO).await });
+        }
+        if let Some(address) = started.filter(|_| up) {
+            self.start_probe(instance, attempt, address, false);
+        }
+    }
+
+    fn start_probe(&mut self, instance: InstanceId, attempt: u32, address: Option<SocketAddr>, proved: bool) {
+        let Some(process) = self.assignment(instance).and_then(|a| a.process()) else { return };
+        let commands = matches!(process.health.check, crate::model::app::Check::Command { .. });
+        if process.port.is_none() && !commands {
+            return;
+        }
+        let probe = Probe { instance, attempt, address, health: process.health.clone(), proved };
+        let seen = self.seen.clone();
+        let answer = move |result| seen.send((instance, attempt, Seen::Probed(result))).is_ok();
+        let task = tokio::spawn(probe::run(self.containers.clone(), probe, answer));
+        self.probes.insert(instance, AbortOnDropHandle::new(task));
+    }
+}
+
+/// The view last acted on; the first one when the file is not there or not ours: then
+/// nothing was acted on that could be undone.
+fn read_acted(file: &std::path::Path) -> ViewVersion {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let mut parts = text.split_whitespace().map(|part| part.parse::<u64>());
+    match (parts.next(), parts.next()) {
+        (Some(Ok(incarnation)), Some(Ok(index))) => ViewVersion { incarnation, index },
+        _ => ViewVersion::default(),
+    }
+}
+
+/// Not synced on purpose: it guards living containers against an older view after a restart
+/// of this process, and a power cut leaves no containers to guard.
+fn write_acted(file: &std::path::Path, acted: ViewVersion) {
+    let temporary = file.with_extension("tmp");
+    let text = format!("{} {}\n", acted.incarnation, acted.index);
+    let written = std::fs::write(&temporary, text).and_then(|()| std::fs::rename(&temporary, file));
+    if let Err(error) = written {
+        tracing::warn!(%error, file = %file.display(), "could not remember the view that was acted on");
+    }
+}
