@@ -10,6 +10,8 @@ mod probe;
 mod reporter;
 mod run;
 pub mod step;
+#[cfg(test)]
+mod tests;
 pub mod track;
 
 pub use run::{Adopted, Agent, Config, spawn};
