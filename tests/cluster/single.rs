@@ -1,0 +1,245 @@
+//! One machine, the happy day and the bad input.
+
+use crate::harness::*;
+use crate::image;
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Stdio;
+
+const HTTPD: &[&str] = &["httpd", "-f", "-p", "8080", "-h", "/www"];
+
+fn site() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/site"))
+}
+
+/// A node with `shop` running busybox's httpd.
+pub fn shop(count: u32) -> Node {
+    let node = Node::start();
+    let archive = image::busybox(node.data.parent().unwrap(), "shop:1", HTTPD);
+    node.ok(&["image", "load", archive.to_str().unwrap()]);
+    node.ok(&["deploy", "--image", "shop:1", "--name", "shop"]);
+    if count > 1 {
+        scale(&node, count);
+    }
+    node
+}
+
+pub fn scale(node: &Node, count: u32) {
+    node.ok(&["scale", &format!("web={count}"), "-a", "shop"]);
+    wait_for("all instances", 30, || {
+        let ready = ready_instances(node).len() as u32;
+        if ready == count { Ok(()) } else { Err(format!("{ready} of {count} are ready")) }
+    });
+}
+
+pub fn ready_instances(node: &Node) -> Vec<serde_json::Value> {
+    let status = node.json(&["status", "shop"]);
+    let instances = status["apps"][0]["instances"].as_array().cloned().unwrap_or_default();
+    instances.into_iter().filter(|i| i["ready"] == true && i["desired"] == "run").collect()
+}
+
+#[test]
+fn a_folder_is_served_from_a_container_and_found_again_after_a_restart() {
+    on_own_network(|| {
+        let mut node = Node::start_with(site());
+        let page = get("site.localhost", "/").unwrap();
+        assert_eq!(page.status, 200, "{page:?}");
+        assert!(page.body_text().contains("It runs."), "{page:?}");
+        assert!(page.head.to_ascii_lowercase().contains("content-type: text/html"), "{page:?}");
+        assert_eq!(get("site.localhost", "/style.css").unwrap().status, 200);
+        assert_eq!(get("site.localhost", "/nothing").unwrap().status, 404);
+
+        assert!(node.interrupt().success(), "Ctrl-C is a good end");
+        assert_eq!(node.traces(), Vec::<String>::new(), "nothing is left behind");
+
+        node.start_again(&[]);
+        wait_for("the site again", 20, || match get("site.localhost", "/") {
+            Ok(page) if page.status == 200 => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+    });
+}
+
+#[test]
+fn an_unknown_host_is_told_so_and_a_stopped_app_is_unavailable() {
+    on_own_network(|| {
+        let node = shop(1);
+        let page = get("nobody.localhost", "/").unwrap();
+        assert_eq!(page.status, 404);
+        assert!(page.body_text().contains("nobody.localhost"), "{page:?}");
+        node.ok(&["stop", "shop"]);
+        wait_for("503", 20, || match get("shop.localhost", "/").unwrap().status {
+            503 => Ok(()),
+            other => Err(other.to_string()),
+        });
+        node.ok(&["start", "shop"]);
+        wait_for("200", 20, || match get("shop.localhost", "/").unwrap().status {
+            200 => Ok(()),
+            other => Err(other.to_string()),
+        });
+        node.ok(&["app", "rm", "shop"]);
+        wait_for("the app to be gone", 20, || match get("shop.localhost", "/").unwrap().status {
+            404 => Ok(()),
+            other => Err(other.to_string()),
+        });
+        assert_eq!(node.json(&["app", "ls"])["apps"].as_array().map(Vec::len), Some(0));
+    });
+}
+
+#[test]
+fn requests_are_spread_over_all_instances() {
+    on_own_network(|| {
+        let _node = shop(3);
+        let mut names = BTreeSet::new();
+        for _ in 0..60 {
+            let page = get("shop.localhost", "/cgi-bin/who").unwrap();
+            assert_eq!(page.status, 200, "{page:?}");
+            names.insert(page.body_text());
+        }
+        assert_eq!(names.len(), 3, "{names:?}");
+    });
+}
+
+#[test]
+fn exec_hands_through_output_input_and_status() {
+    on_own_network(|| {
+        let node = shop(1);
+        let output = node.run(&["exec", "shop/web.1", "--", "sh", "-c", "echo out; echo err >&2; exit 7"]);
+        assert_eq!(output.status.code(), Some(7), "{}", text(&output.stderr));
+        assert_eq!(text(&output.stdout), "out\n");
+        assert!(text(&output.stderr).contains("err"));
+        let mut child = node
+            .command(&["exec", "-i", "shop/web.1", "--", "cat"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        std::io::Write::write_all(&mut child.stdin.take().unwrap(), b"through and back\n").unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(0), "through and back\n"));
+    });
+}
+
+#[test]
+fn a_container_is_confined() {
+    on_own_network(|| {
+        let node = shop(1);
+        let sh = |script: &str| text(&node.run(&["exec", "shop/web.1", "--", "sh", "-c", script]).stdout);
+        let map = sh("cat /proc/self/uid_map");
+        let outside: u64 = map.split_whitespace().nth(1).and_then(|n| n.parse().ok()).expect(&map);
+        assert!(outside >= 65_536, "root inside is nobody outside: {map}");
+        assert!(sh("cat /proc/self/status").contains("NoNewPrivs:\t1"));
+        assert!(sh("cat /proc/self/status").contains("Seccomp:\t2"));
+        let init = sh("cat /proc/1/status");
+        assert!(init.contains("NoNewPrivs:\t1") && init.contains("Seccomp:\t2"), "{init}");
+        assert_eq!(sh("hostname"), sh("cat /etc/hostname"));
+        assert!(!sh("ls /proc/1/root/").is_empty());
+    });
+}
+
+#[test]
+fn logs_come_with_both_streams_and_outlive_the_instance() {
+    on_own_network(|| {
+        let node = Node::start();
+        let talk = "echo one; echo two >&2; exec httpd -f -p 8080 -h /www";
+        let archive = image::busybox(node.data.parent().unwrap(), "shop:1", &["sh", "-c", talk]);
+        node.ok(&["image", "load", archive.to_str().unwrap()]);
+        node.ok(&["deploy", "--image", "shop:1", "--name", "shop"]);
+        let logs = node.ok(&["logs", "shop"]);
+        assert!(logs.contains("one") && logs.contains("two"), "{logs}");
+        node.ok(&["stop", "shop"]);
+        wait_for("the instance to go", 20, || {
+            let count = node.json(&["status", "shop"])["apps"][0]["instances"].as_array().map_or(0, Vec::len);
+            if count == 0 { Ok(()) } else { Err(format!("{count} are left")) }
+        });
+        let logs = node.ok(&["logs", "shop", "--previous"]);
+        assert!(logs.contains("one"), "{logs}");
+    });
+}
+
+#[test]
+fn an_app_that_never_listens_fails_its_deployment_with_its_last_words() {
+    on_own_network(|| {
+        let node = Node::start();
+        let dir = node.data.parent().unwrap();
+        let archive =
+            image::busybox(dir, "mute:1", &["sh", "-c", "echo cannot find my database; exec sleep 1000"]);
+        node.ok(&["image", "load", archive.to_str().unwrap()]);
+        let manifest = dir.join("nodectl.toml");
+        std::fs::write(
+            &manifest,
+            "app = \"mute\"\nimage = \"mute:1\"\n[process.web]\nport = 8080\n[deploy]\ndeadline = \"5s\"\n",
+        )
+        .unwrap();
+        let output = node.run(&["deploy", "-f", manifest.to_str().unwrap()]);
+        let said = text(&output.stdout) + &text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("cannot find my database"), "{said}");
+    });
+}
+
+#[test]
+fn a_bad_release_leaves_the_good_one_serving() {
+    on_own_network(|| {
+        let node = shop(2);
+        let dir = node.data.parent().unwrap();
+        let archive = image::busybox(dir, "shop:2", &["sh", "-c", "echo no such setting; exit 3"]);
+        node.ok(&["image", "load", archive.to_str().unwrap()]);
+        let output = node.run(&["deploy", "--image", "shop:2", "--name", "shop"]);
+        let said = text(&output.stdout) + &text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("no such setting") && said.contains("exited with status 3"), "{said}");
+        assert_eq!(ready_instances(&node).len(), 2);
+        assert_eq!(get("shop.localhost", "/").unwrap().status, 200);
+    });
+}
+
+#[test]
+fn what_does_not_fit_is_explained_with_numbers() {
+    on_own_network(|| {
+        let node = Node::start();
+        let dir = node.data.parent().unwrap();
+        let archive = image::busybox(dir, "big:1", HTTPD);
+        node.ok(&["image", "load", archive.to_str().unwrap()]);
+        let manifest = dir.join("nodectl.toml");
+        std::fs::write(
+            &manifest,
+            "app = \"big\"\nimage = \"big:1\"\n[process.web]\nport = 8080\nmemory = \"64TB\"\n",
+        )
+        .unwrap();
+        node.ok(&["deploy", "-f", manifest.to_str().unwrap(), "--detach"]);
+        wait_for("the reason", 10, || {
+            let why = node.ok(&["why", "big"]);
+            if why.contains("64 TB") && why.contains("largest free") { Ok(()) } else { Err(why) }
+        });
+    });
+}
+
+#[test]
+fn faults_of_the_surroundings_are_said_plainly() {
+    on_own_network(|| {
+        let node = shop(1);
+        let folder = node.data.to_str().unwrap().to_owned();
+        let run = |args: &[&str]| {
+            let output = std::process::Command::new(BINARY).args(args).stdin(Stdio::null()).output().unwrap();
+            (output.status.code(), text(&output.stderr))
+        };
+        let (code, said) = run(&["dev", "--data-dir", &folder, "--http", "127.0.0.1:8081"]);
+        assert_eq!(code, Some(1));
+        assert!(said.contains("another node is running"), "{said}");
+        let other = tempfile::tempdir().unwrap();
+        let other_folder = other.path().join("d");
+        let (code, said) = run(&["dev", "--data-dir", other_folder.to_str().unwrap(), "--http", HTTP]);
+        assert_eq!(code, Some(1));
+        assert!(said.contains("in use") && said.contains("--http"), "{said}");
+        let (code, said) = run(&["deploy", "--bogus"]);
+        assert_eq!(code, Some(2), "{said}");
+        let junk = other.path().join("junk.tar");
+        std::fs::write(&junk, "this is no archive at all").unwrap();
+        let output = node.run(&["image", "load", junk.to_str().unwrap()]);
+        assert_eq!(output.status.code(), Some(1));
+        let output = node.run(&["deploy", "--image", "shopp:1", "--name", "x"]);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(text(&output.stderr).contains("shop:1"), "names what is near: {}", text(&output.stderr));
+    });
+}
