@@ -16,4 +16,4 @@ dev:
 # Side-by-side measurements against the peers; takes a while.
 bench:
     cargo build --profile dist
-    for script in bench/*.sh; do "$script"; done
+    for script in bench/*.py; do [ "$script" = bench/common.py ] || "$script"; done

@@ -1,0 +1,64 @@
+#!/usr/bin/env python3
+"""Idle memory beside dockerd + containerd: proportional set size (which shares what is shared)
+plus shared memory, with ten instances of the same image on both sides. Debian: docker.io."""
+
+import glob, json, pathlib, re, time
+from common import *
+
+COUNT = 10
+own_network()
+need("docker", "dockerd")
+archive = busybox_archive("/tmp/bench-shop.tar")
+
+
+def rollup(pid):
+    """(PSS, private, shared memory) of one process, in kB."""
+    text = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text()
+    field = lambda name: int(re.search(rf"^{name}:\s+(\d+)", text, re.M)[1])
+    return field("Pss"), field("Private_Clean") + field("Private_Dirty"), field("Pss_Shmem")
+
+
+def processes(match):
+    found = []
+    for path in glob.glob("/proc/[0-9]*/cmdline"):
+        try:
+            args = pathlib.Path(path).read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if match([a.decode(errors="replace") for a in args]):
+            found.append(int(path.split("/")[2]))
+    return found
+
+
+def total(pids):
+    return sum(rollup(p)[0] for p in pids) / 1000
+
+
+with nodectl() as (client, node, data):
+    client("image", "load", archive)
+    client("deploy", "--image", "shop:1", "--name", "shop")
+    client("scale", f"web={COUNT}", "-a", "shop")
+    until(lambda: sum(i["ready"] for i in json.loads(client("status", "shop", "-o", "json"))["apps"][0]["instances"]) == COUNT)
+    time.sleep(10)
+    children = processes(lambda a: len(a) > 1 and a[1] == "proxy" )
+    shims = processes(lambda a: len(a) > 1 and a[1] == "shim")
+    ours = total([node.pid, *children])
+    shim = sum(rollup(p)[1] for p in shims) / max(1, len(shims)) / 1000
+    memfd = sum(rollup(p)[2] for p in shims) / 1000
+    print(f"nodectl: node {total([node.pid]):.1f} MB + proxy {total(children):.1f} MB = {ours:.1f} MB; "
+          f"{len(shims)} shims, each {shim:.2f} MB of its own; shared program pages of all shims {memfd:.1f} MB")
+
+with docker() as (client, daemon):
+    client("load", "-i", archive)
+    client("service", "create", "--detach", "--no-resolve-image", "--replicas", str(COUNT), "--name", "shop", "shop:1")
+    until(lambda: len(client("ps", "-q").split()) == COUNT)
+    time.sleep(10)
+    daemons = [daemon.pid, *processes(lambda a: a[0].endswith("containerd"))]
+    shims = processes(lambda a: "containerd-shim" in a[0])
+    theirs = total(daemons)
+    their_shim = sum(rollup(p)[1] for p in shims) / max(1, len(shims)) / 1000
+    print(f"docker: dockerd + containerd {theirs:.1f} MB; {len(shims)} shims, each {their_shim:.2f} MB of its own")
+
+print(machine())
+print(f"node and proxy {ours:.1f} MB (wanted: at most 50), {ours/theirs:.2f} of dockerd + containerd; "
+      f"a shim {shim:.2f} MB (wanted: at most 2), {shim/their_shim:.2f} of containerd's")
