@@ -37,6 +37,27 @@ pub enum EventKind {
 }
 
 impl EventKind {
+    pub const ALL: [EventKind; 13] = [
+        EventKind::Deployed,
+        EventKind::DeploymentEnded,
+        EventKind::Scaled,
+        EventKind::Restarted,
+        EventKind::Stopped,
+        EventKind::Started,
+        EventKind::Removed,
+        EventKind::InstancePlaced,
+        EventKind::InstanceStopping,
+        EventKind::InstancePhase,
+        EventKind::InstanceGone,
+        EventKind::NodeChanged,
+        EventKind::ImageChanged,
+    ];
+
+    /// The kind that `as_str` names so; `None` for a name that this version doesn't know.
+    pub fn from_name(name: &str) -> Option<EventKind> {
+        EventKind::ALL.into_iter().find(|kind| kind.as_str() == name)
+    }
+
     pub fn as_str(self) -> &'static str {
         match self {
             EventKind::Deployed => "deployed",

@@ -107,13 +107,13 @@ impl ClusterState {
         if let Some(old) = self.instances.get(&id).cloned() {
             let freed = self.need_of(&old);
             let used = self.used_on(old.node).saturating_sub(freed);
-            self.used.insert(old.node, used);
+            self.set_used(old.node, used);
         } else {
             self.by_app.entry(instance.app.clone()).or_default().insert(id);
             self.by_node.entry(instance.node).or_default().insert(id);
         }
         let used = self.used_on(instance.node).saturating_add(self.need_of(&instance));
-        self.used.insert(instance.node, used);
+        self.set_used(instance.node, used);
         self.instances.insert(id, Arc::new(instance));
     }
 
@@ -121,14 +121,19 @@ impl ClusterState {
         let old = self.instances.get(&id).cloned()?;
         let used = self.used_on(old.node).saturating_sub(self.need_of(&old));
         self.instances.remove(&id);
-        if used == Resources::default() {
-            self.used.remove(&old.node);
-        } else {
-            self.used.insert(old.node, used);
-        }
+        self.set_used(old.node, used);
         remove_from_index(&mut self.by_app, &old.app, id);
         remove_from_index(&mut self.by_node, &old.node, id);
         Some(old)
+    }
+
+    /// Nothing used is no record: a state that was rebuilt equals the one that it was taken from.
+    fn set_used(&mut self, node: NodeId, used: Resources) {
+        if used == Resources::default() {
+            self.used.remove(&node);
+        } else {
+            self.used.insert(node, used);
+        }
     }
 
     /// Whether the derived indexes equal what a full recount gives; the difference if not.

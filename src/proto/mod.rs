@@ -1,5 +1,7 @@
 //! The wire types that `build.rs` generates from `proto/`, and their mapping to the model.
 
+pub mod convert; // model values <-> messages
+
 /// `nodectl.v1`: the public API, and the records of the store.
 #[allow(clippy::all, missing_docs)]
 pub mod v1 {
