@@ -1,1 +1,3 @@
-//!
+//! Containers on this host.
+
+pub mod network;
