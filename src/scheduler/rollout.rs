@@ -7,7 +7,7 @@ use super::goal::{Goal, Standing, Why, standing};
 use super::spread::{Candidate, Removal, Spread};
 use crate::model::ClusterState;
 use crate::model::app::{ProcessSpec, Strategy};
-use crate::model::ids::ProcessName;
+use crate::model::ids::{InstanceId, ProcessName, ReleaseNumber};
 use crate::model::instance::Instance;
 use crate::model::node::{Node, NodeStatus};
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,6 +17,8 @@ pub(super) struct Process<'a> {
     pub name: &'a ProcessName,
     /// `None`: the release to run does not have the process.
     pub spec: Option<&'a ProcessSpec>,
+    /// What is to run.
+    pub release: Option<ReleaseNumber>,
     pub wanted: u32,
     /// What the old ones are kept for: while a deployment has not earned its place, what the
     /// release before wanted.
@@ -65,6 +67,7 @@ impl<'a> Process<'a> {
         Process {
             name,
             spec,
+            release: goal.place.map(|release| release.number),
             wanted,
             kept_for: before.max(wanted),
             // Neither surge nor unavailable: nothing could ever move.
@@ -136,7 +139,7 @@ pub(super) fn plan_stops<'a>(
         node_of(instance).into_iter().for_each(|node| spread.add(node, true));
     }
     for (instance, why) in &process.old {
-        if !matches!(why, Why::Leaving(_)) {
+        if counts_as_spread(instance, why) {
             node_of(instance).into_iter().for_each(|node| spread.add(node, false));
         }
     }
@@ -177,10 +180,9 @@ pub(super) fn plan_stops<'a>(
 
 fn stop_of_old<'a>(process: &Process<'a>, instance: &'a Instance, why: Why<'a>) -> Stop<'a> {
     let reason = match why {
-        Why::Leaving(node) => format!("moved off {}, which is drained", node.name),
-        Why::Restart => "restarted".to_owned(),
-        Why::Release if process.recreate => "stopped before the next release starts".to_owned(),
-        Why::Release => "replaced by another release".to_owned(),
+        Why::Leaving(node) => format!("moves off {}, which is drained", node.name),
+        Why::Restart => "restart".to_owned(),
+        Why::Release => format!("v{} takes its place", process.release.unwrap_or_default()),
     };
     Stop { instance, reason, reads_node: matches!(why, Why::Leaving(_)) }
 }
@@ -212,7 +214,7 @@ fn surplus<'a>(
         let node = state.nodes.get(&instance.node)?;
         let double = best.get(&instance.slot).is_some_and(|kept| kept.id != instance.id);
         let tier = if double { 0 } else { 1 + u8::from(instance.is_ready()) };
-        Some(Candidate { instance, node, tier, rank: instance.slot, counted: true, current: true })
+        Some(Candidate { instance, node, tier, rank: instance.slot.into(), counted: true, current: true })
     });
     let mut removal = Removal::new(candidates, spread);
     (0..doubles + more).map_while(|_| removal.pop(spread)).collect()
@@ -251,6 +253,11 @@ fn replaced<'a>(
     stops
 }
 
+/// An old one that goes first anyway holds no place: its successor may take it.
+fn counts_as_spread(old: &Instance, why: &Why<'_>) -> bool {
+    old.is_ready() && !matches!(why, Why::Leaving(_))
+}
+
 /// Old ones in the order in which to replace them: what does not serve first, then what has
 /// to leave its node; among equals those whose slot has its new one.
 fn old_candidates<'a>(
@@ -267,8 +274,10 @@ fn old_candidates<'a>(
             (true, true) => 2,
             (true, false) => 3,
         };
-        let rank = u32::from(taken.contains(&instance.slot));
-        Some(Candidate { instance, node, tier, rank, counted: !leaving, current: false })
+        // The lower slots first, as people count.
+        let rank = u64::from(taken.contains(&instance.slot)) << 32 | u64::from(u32::MAX - instance.slot);
+        let counted = counts_as_spread(instance, &why);
+        Some(Candidate { instance, node, tier, rank, counted, current: false })
     })
 }
 
@@ -282,9 +291,12 @@ pub(super) struct Opening {
 pub(super) struct Starts<'s, 'a> {
     process: &'s Process<'a>,
     pub count: u32,
-    free: std::vec::IntoIter<u32>,
+    /// Slots that nothing has.
+    free: BTreeSet<u32>,
+    /// Slots that a current one has.
+    taken: BTreeSet<u32>,
     unreplaced: Removal<'a>,
-    whys: BTreeMap<crate::model::ids::InstanceId, Why<'a>>,
+    whys: BTreeMap<InstanceId, Why<'a>>,
     /// As the spread will be when the openings given so far have replaced their old ones.
     after: Spread<'a>,
 }
@@ -308,7 +320,7 @@ impl<'s, 'a> Starts<'s, 'a> {
             used.extend(step.stops.iter().map(|stop| stop.instance.slot));
             used.extend(process.stopping.iter().map(|i| i.slot));
         }
-        let free: Vec<u32> = (1..=process.wanted).filter(|slot| !used.contains(slot)).collect();
+        let free: BTreeSet<u32> = (1..=process.wanted).filter(|slot| !used.contains(slot)).collect();
         let count = if process.recreate { count.min(free.len() as u32) } else { count };
         let taken: BTreeSet<u32> = step.current.iter().map(|i| i.slot).collect();
         let unreplaced = step.old.iter().copied().filter(|(i, _)| !taken.contains(&i.slot));
@@ -316,7 +328,8 @@ impl<'s, 'a> Starts<'s, 'a> {
         Self {
             process,
             count,
-            free: free.into_iter(),
+            free,
+            taken,
             unreplaced,
             whys: step.old.iter().map(|(i, why)| (i.id, *why)).collect(),
             after: step.spread.clone(),
@@ -329,17 +342,22 @@ impl<'s, 'a> Starts<'s, 'a> {
         if let Some(node) = node {
             self.unreplaced.add(node, &mut self.after);
         }
-        if let Some(slot) = self.free.next() {
+        if let Some(slot) = self.free.pop_first() {
+            self.taken.insert(slot);
             return Some(Opening { slot, reason: self.why_free(slot, goal) });
         }
         let old = self.unreplaced.pop(&mut self.after)?.instance;
+        // Its own, unless the count has become lower than that.
+        let mut slots = std::iter::once(old.slot).chain(1..).filter(|slot| !self.taken.contains(slot));
+        let slot = slots.find(|slot| *slot <= self.process.wanted)?;
+        self.taken.insert(slot);
         let reason = match (self.whys.get(&old.id), goal.place) {
             (Some(Why::Leaving(node)), _) => format!("moves off {}, which is drained", node.name),
-            (Some(Why::Restart), _) => "restarted".to_owned(),
+            (Some(Why::Restart), _) => "restart".to_owned(),
             (_, Some(release)) => format!("v{} takes the place of v{}", release.number, old.release),
             _ => String::new(),
         };
-        Some(Opening { slot: old.slot, reason })
+        Some(Opening { slot, reason })
     }
 
     fn why_free(&self, slot: u32, goal: &Goal<'_>) -> String {

@@ -6,7 +6,7 @@ use super::plan::{MAX_CHANGES, Plan};
 use super::world::{World, key};
 use crate::model::app::{AppSpec, Check, DeployPolicy, ProcessSpec, Share, Strategy};
 use crate::model::command::{Action, ChangeKind, Outcome};
-use crate::model::ids::{InstanceId, NodeId, ProcessName};
+use crate::model::ids::{InstanceId, NodeId, ProcessKey, ProcessName};
 use crate::model::instance::{Desired, Exit};
 use crate::model::node::NodeStatus;
 use crate::model::resources::Resources;
@@ -128,7 +128,7 @@ impl Script {
             }
             ("show", []) => self.show_instances(),
             ("why", [target]) => {
-                let answer = explain::why(&self.world.state, &explain::subject(target), self.world.now);
+                let answer = explain::why(&self.world.state, &self.subject(target), self.world.now);
                 self.show(answer.to_string());
             }
             _ => panic!("unknown command: {line}"),
@@ -286,6 +286,20 @@ impl Script {
     fn node_id(&self, name: &str) -> NodeId {
         let node = self.world.state.nodes.values().find(|n| n.name.as_str() == name);
         node.unwrap_or_else(|| panic!("no node {name}")).id
+    }
+
+    /// A node's name is one that a node has.
+    fn subject(&self, text: &str) -> explain::Subject {
+        if let Some(node) = self.world.state.nodes.values().find(|n| n.name.as_str() == text) {
+            return explain::Subject::Node(node.name.clone());
+        }
+        let (app, named, slot) = split_name(text);
+        let process = |name| ProcessKey { app: key(app), process: process_name(name) };
+        match (named, slot) {
+            (Some(name), Some(slot)) => explain::Subject::Instance { process: process(name), slot },
+            (Some(name), None) => explain::Subject::Process(process(name)),
+            _ => explain::Subject::App(key(app)),
+        }
     }
 
     /// The newest of that name, or `#id`.

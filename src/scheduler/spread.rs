@@ -55,15 +55,15 @@ pub(super) struct Candidate<'a> {
     pub node: &'a Node,
     /// Lower tiers go first, whatever the balance.
     pub tier: u8,
-    /// Among equals of one node, the higher goes first.
-    pub rank: u32,
+    /// Among those of one node, the higher goes first.
+    pub rank: u64,
     /// Whether the spread counts it.
     pub counted: bool,
     pub current: bool,
 }
 
 /// Gives candidates in the order in which to stop them: by tier, then from the fullest zone,
-/// from its fullest node, the highest rank and slot. Each step costs the logarithm.
+/// from its fullest node, the highest rank. Each step costs the logarithm.
 pub(super) struct Removal<'a> {
     tiers: BTreeMap<u8, Tier<'a>>,
 }
@@ -87,7 +87,7 @@ impl<'a> Removal<'a> {
         }
         for tier in tiers.values_mut() {
             for list in tier.waiting.values_mut() {
-                list.sort_by_key(|c| (c.rank, c.instance.slot, std::cmp::Reverse(c.instance.id)));
+                list.sort_by_key(|c| (c.rank, std::cmp::Reverse(c.instance.id)));
             }
         }
         Self { tiers }
