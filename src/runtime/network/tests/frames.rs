@@ -17,11 +17,15 @@ impl PacketSocket {
     pub fn on(interface: &str) -> PacketSocket {
         let everything = (libc::ETH_P_ALL as u16).to_be();
         // SAFETY: no pointers; the result is checked before it is owned.
-        let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, i32::from(everything)) };
+        let fd = unsafe {
+            libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, i32::from(everything))
+        };
         assert!(fd >= 0, "packet socket: {}", io::Error::last_os_error());
         // SAFETY: `fd` was just opened and is owned by no one else.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        let index = index_of(&mut Socket::route().expect("a socket"), interface).expect("list").expect("the interface");
+        let index = index_of(&mut Socket::route().expect("a socket"), interface)
+            .expect("list")
+            .expect("the interface");
         // SAFETY: all-zero is a valid sockaddr_ll.
         let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
         address.sll_family = libc::AF_PACKET as u16;
@@ -42,14 +46,20 @@ impl PacketSocket {
     /// All frames that come in until one contains `marker`, that one included.
     pub fn receive_until(&self, marker: &[u8]) -> Vec<Vec<u8>> {
         let timeout = nix::sys::time::TimeVal::new(5, 0);
-        nix::sys::socket::setsockopt(&self.0, nix::sys::socket::sockopt::ReceiveTimeout, &timeout).expect("timeout");
+        nix::sys::socket::setsockopt(&self.0, nix::sys::socket::sockopt::ReceiveTimeout, &timeout)
+            .expect("timeout");
         let deadline = Instant::now() + Duration::from_secs(10);
         let mut frames = Vec::new();
         let mut buffer = [0; 4096];
         loop {
-            assert!(Instant::now() < deadline, "the marker did not arrive; {} other frames did", frames.len());
+            assert!(
+                Instant::now() < deadline,
+                "the marker did not arrive; {} other frames did",
+                frames.len()
+            );
             let flags = nix::sys::socket::MsgFlags::empty();
-            let length = nix::sys::socket::recv(self.0.as_raw_fd(), &mut buffer, flags).expect("the marker in time");
+            let length =
+                nix::sys::socket::recv(self.0.as_raw_fd(), &mut buffer, flags).expect("the marker in time");
             frames.push(buffer[..length].to_vec());
             if contains(&buffer[..length], marker) {
                 return frames;

@@ -63,40 +63,20 @@ impl Scene {
     }
 }
 
-/// Listens in `space`, connects from `client`, sends a word and has it echoed. Returns whom the
-/// server saw, or the client's error.
+/// Listens in `server`, connects from `client`, sends a word and has it echoed. Returns whom the
+/// server saw, or the client's error. Sockets belong to the namespace they were made in, so only
+/// their making happens inside.
 fn converse(client: &Space, server: &Space, address: IpAddr, port: u16) -> io::Result<SocketAddr> {
+    let patience = Duration::from_secs(2);
     let listener = server.run(move || TcpListener::bind((address, port))).expect("listens");
-    let accepting = listener.try_clone().expect("clones");
-    let seen = server.start(move || -> io::Result<SocketAddr> {
-        // A client that is refused tells the server by this end of its patience.
-        accepting.set_nonblocking(true)?;
-        let deadline = std::time::Instant::now() + Duration::from_secs(3);
-        let (mut stream, peer) = loop {
-            match accepting.accept() {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if std::time::Instant::now() > deadline {
-                        return Err(io::ErrorKind::TimedOut.into());
-                    }
-                    std::thread::sleep(Duration::from_millis(2));
-                }
-                other => break other?,
-            }
-        };
-        stream.set_nonblocking(false)?;
-        let mut word = [0; 4];
-        stream.read_exact(&mut word)?;
-        stream.write_all(&word)?;
-        Ok(peer)
-    });
-    client.run(move || -> io::Result<()> {
-        let mut stream = TcpStream::connect_timeout(&(address, port).into(), Duration::from_secs(2))?;
-        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
-        stream.write_all(b"ping")?;
-        let mut word = [0; 4];
-        stream.read_exact(&mut word)?;
-        assert_eq!(&word, b"ping");
-        Ok(())
-    })?;
-    seen()
+    let near = client.run(move || TcpStream::connect_timeout(&(address, port).into(), patience))?;
+    let (far, peer) = listener.accept()?;
+    let mut word = [0; 4];
+    for (mut from, mut to) in [(&near, &far), (&far, &near)] {
+        to.set_read_timeout(Some(patience))?;
+        from.write_all(b"ping")?;
+        to.read_exact(&mut word)?;
+    }
+    assert_eq!(&word, b"ping");
+    Ok(peer)
 }

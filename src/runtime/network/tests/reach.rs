@@ -24,7 +24,8 @@ fn a_container_reaches_the_world_under_the_hosts_address() {
         return;
     }
     let scene = Scene::with_containers(1);
-    let seen = converse(&scene.containers[0].0, &scene.host.world, address(WORLD_ADDRESS), 80).expect("reaches");
+    let seen =
+        converse(&scene.containers[0].0, &scene.host.world, address(WORLD_ADDRESS), 80).expect("reaches");
     assert_eq!(seen.ip(), address(HOST_ADDRESS));
 }
 
@@ -107,6 +108,10 @@ fn a_container_has_loopback_and_no_ipv6_towards_the_bridge() {
     assert!(!inside.contains("eth0"), "{inside}");
     assert_eq!(ranges.split_whitespace().collect::<Vec<_>>(), ["0", "2147483647"]);
     assert_eq!(lowest.trim(), "0");
-    let outside = scene.host.space.run(|| std::fs::read_to_string("/proc/thread-self/net/if_inet6")).unwrap_or_default();
+    let outside = scene
+        .host
+        .space
+        .run(|| std::fs::read_to_string("/proc/thread-self/net/if_inet6"))
+        .unwrap_or_default();
     assert!(!outside.contains("ndctl") && !outside.contains("nvt-"), "{outside}");
 }

@@ -42,7 +42,9 @@ impl Space {
         let (sender, receiver) = channel();
         let job = move || sender.send(catch_unwind(AssertUnwindSafe(work))).unwrap_or_default();
         self.jobs.as_ref().expect("not dropped").send(Box::new(job)).expect("the thread lives");
-        Box::new(move || receiver.recv().expect("the thread lives").unwrap_or_else(|panic| resume_unwind(panic)))
+        Box::new(move || {
+            receiver.recv().expect("the thread lives").unwrap_or_else(|panic| resume_unwind(panic))
+        })
     }
 
     pub fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
@@ -80,12 +82,14 @@ pub struct Host {
 
 impl Host {
     pub fn new() -> Host {
-        let host = Host { space: Space::new(), world: Space::new(), dir: tempfile::tempdir().expect("a folder") };
+        let host =
+            Host { space: Space::new(), world: Space::new(), dir: tempfile::tempdir().expect("a folder") };
         let world = host.world.pid;
         host.space.run(move || {
             let mut socket = Socket::route().expect("a socket");
             let namespace = std::fs::File::open(format!("/proc/{world}/ns/net")).expect("the namespace");
-            links::create_veth(&mut socket, "up0", 0, namespace.as_raw_fd(), [2, 0, 0, 0, 0, 2]).expect("veth");
+            links::create_veth(&mut socket, "up0", 0, namespace.as_raw_fd(), [2, 0, 0, 0, 0, 2])
+                .expect("veth");
             configure(&mut socket, "up0", &[(HOST_ADDRESS, 24)]);
             configure(&mut socket, "lo", &[]);
             let up = links::index_of(&mut socket, "up0").expect("list").expect("up0");
@@ -143,7 +147,13 @@ pub fn leftovers(host: &Host) -> Vec<String> {
         let mut found: Vec<_> = links.iter().map(|link| format!("link {}", link.name)).collect();
         found.extend(networks.iter().map(|(subnet, link)| format!("network {subnet} on {link}")));
         found.extend(chains.iter().map(|chain| format!("{chain:?}")));
-        found.extend(std::fs::read_to_string("/proc/thread-self/net/arp").expect("arp").lines().filter(|line| line.contains("0a:58")).map(str::to_owned));
+        found.extend(
+            std::fs::read_to_string("/proc/thread-self/net/arp")
+                .expect("arp")
+                .lines()
+                .filter(|line| line.contains("0a:58"))
+                .map(str::to_owned),
+        );
         found.push(std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").expect("a setting"));
         found.sort();
         found
