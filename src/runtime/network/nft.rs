@@ -245,6 +245,8 @@ pub enum Side {
 }
 
 /// Connection-tracking states, as bits of a mask.
+/// What conntrack could make no sense of. NAT leaves it as it is.
+pub const INVALID: u32 = 1;
 pub const ESTABLISHED: u32 = 2;
 pub const RELATED: u32 = 4;
 
@@ -280,7 +282,7 @@ impl Rule {
     }
 
     /// IPv4, for the inet family: to be said before a header of IPv4's is looked at.
-    pub fn is_ipv4(self) -> Rule {
+    pub fn ipv4_only(self) -> Rule {
         self.load_meta(META_NETWORK_PROTOCOL, REGISTER).compare(true, &[libc::NFPROTO_IPV4 as u8])
     }
 

@@ -286,3 +286,42 @@ fn what_makes_no_sense_is_refused_by_name() {
     }
     assert!(scene.network.keys().is_empty());
 }
+
+/// A process in a user and a network namespace of its own, as a container's init is.
+struct Child(std::process::Child);
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        _ = self.0.kill();
+        _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_container_in_a_user_namespace_is_attached_like_any_other() {
+    if !is_root() {
+        return;
+    }
+    let scene = Scene::with_containers(0);
+    let spawned = std::process::Command::new("unshare").args(["-U", "-r", "-n", "sleep", "1000"]).spawn();
+    let Ok(child) = spawned.map(Child) else {
+        return eprintln!("skipped: needs the program unshare");
+    };
+    let pid = child.0.id() as i32;
+    let namespace = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/net")).ok();
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    while namespace(&pid.to_string()) == namespace("self") {
+        assert!(std::time::Instant::now() < deadline, "unshare did not come to it");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let before = leftovers(&scene.host);
+    let attachment = scene.attach("1.1", pid).expect("attaches");
+    let answers = scene.host.space.run(move || {
+        // Nobody listens, and the container's kernel says so: the way is there and back.
+        TcpStream::connect_timeout(&(attachment.address, 80).into(), Duration::from_secs(2))
+    });
+    assert_eq!(answers.expect_err("refused").kind(), io::ErrorKind::ConnectionRefused);
+    drop(child);
+    scene.detach("1.1").expect("detaches");
+    assert_eq!(leftovers(&scene.host), before);
+}
