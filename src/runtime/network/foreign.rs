@@ -21,8 +21,7 @@ pub struct Warning {
 
 /// Inserts what is missing into each iptables that is in use here.
 pub fn insert_accepts(bridge: &str, comment: &str) -> io::Result<()> {
-    for program in programs_in_use()? {
-        let rules = list(&program)?;
+    for (program, rules) in readable_rules()? {
         for command in plan_inserts(&rules, bridge, comment) {
             run(&program, &command)?;
         }
@@ -32,8 +31,7 @@ pub fn insert_accepts(bridge: &str, comment: &str) -> io::Result<()> {
 
 /// Deletes all rules that carry our comment.
 pub fn remove_accepts(comment: &str) -> io::Result<()> {
-    for program in programs_in_use()? {
-        let rules = list(&program)?;
+    for (program, rules) in readable_rules()? {
         for command in plan_deletes(&rules, comment) {
             run(&program, &command)?;
         }
@@ -41,17 +39,17 @@ pub fn remove_accepts(comment: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// What will block our containers although our own rules are right.
-pub fn diagnose(socket: &mut Socket, bridge: &str) -> io::Result<Vec<Warning>> {
-    let chains = hooked_chains(socket)?;
-    let mut warnings = warnings(&chains, bridge);
-    if programs_in_use()?.is_empty() && uses_iptables(&chains) {
-        let message = "the kernel holds iptables rules but there is no iptables program to look at them; \
-                       install it if containers cannot reach the network"
-            .to_owned();
-        warnings.push(Warning { message });
+/// What will block our containers although our own rules are right. Tries once more to insert
+/// what is missing, to say why it cannot be.
+pub fn diagnose(bridge: &str, comment: &str) -> io::Result<Vec<Warning>> {
+    let chains = hooked_chains(&mut Socket::netfilter()?)?;
+    let is_read = readable_rules().is_ok_and(|all| !all.is_empty());
+    let mut found = warnings(&chains, bridge, is_read);
+    if let Err(error) = insert_accepts(bridge, comment) {
+        let message = format!("could not let {bridge} through the host's iptables rules: {error}");
+        found.push(Warning { message });
     }
-    Ok(warnings)
+    Ok(found)
 }
 
 const HOOK_INPUT: u32 = 1;
@@ -59,12 +57,13 @@ const HOOK_FORWARD: u32 = 2;
 const FAMILY_INET: u8 = 1;
 const FAMILY_IPV4: u8 = 2;
 
-fn warnings(chains: &[HookedChain], bridge: &str) -> Vec<Warning> {
+/// `iptables_is_read`: whether iptables' own chains are in our hands (see [`plan_inserts`]).
+fn warnings(chains: &[HookedChain], bridge: &str, iptables_is_read: bool) -> Vec<Warning> {
     let mut found = Vec::new();
     for chain in chains {
         let HookedChain { table, name, .. } = chain;
         let is_firewalld = table == "firewalld" && chain.hook == HOOK_FORWARD;
-        let is_iptables = chain.family == FAMILY_IPV4 && table == "filter";
+        let is_iptables = iptables_is_read && chain.family == FAMILY_IPV4 && table == "filter";
         let concerns_us = matches!(chain.family, FAMILY_INET | FAMILY_IPV4)
             && matches!(chain.hook, HOOK_INPUT | HOOK_FORWARD);
         let message = if is_firewalld {
@@ -89,10 +88,6 @@ fn warnings(chains: &[HookedChain], bridge: &str) -> Vec<Warning> {
         found.push(Warning { message });
     }
     found
-}
-
-fn uses_iptables(chains: &[HookedChain]) -> bool {
-    chains.iter().any(|chain| chain.family == FAMILY_IPV4 && chain.table == "filter") || legacy_is_loaded()
 }
 
 fn legacy_is_loaded() -> bool {
@@ -126,8 +121,20 @@ fn first_of(names: &[&str], is_right: impl Fn(&str) -> bool) -> Option<String> {
     })
 }
 
-fn list(program: &str) -> io::Result<String> {
-    run(program, &["-S".to_owned()])
+/// Each iptables program in use, with the rules it lists. A table with rules that iptables does
+/// not understand is someone's own nftables work under iptables' names, and left alone.
+fn readable_rules() -> io::Result<Vec<(String, String)>> {
+    let mut found = Vec::new();
+    for program in programs_in_use()? {
+        match run(&program, &["-S".to_owned()]) {
+            // "# Table `filter' contains incompatible base-chains, use 'nft' tool to list them."
+            Ok(rules) if rules.contains("incompatible") => {}
+            Err(error) if error.to_string().contains("incompatible") => {}
+            Ok(rules) => found.push((program, rules)),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
 }
 
 fn run(program: &str, arguments: &[String]) -> io::Result<String> {
@@ -247,8 +254,10 @@ mod tests {
             drops_by_default,
         };
         let harmless = [chain(2, "filter", 2, true), chain(1, "mine", 2, false), chain(10, "v6", 2, true)];
-        assert_eq!(warnings(&harmless, "ndctl-a"), []);
-        let found = warnings(&[chain(1, "mine", 2, true), chain(1, "firewalld", 2, false)], "ndctl-a");
+        assert_eq!(warnings(&harmless, "ndctl-a", true), []);
+        assert_eq!(warnings(&harmless, "ndctl-a", false).len(), 1, "nobody reads that filter table");
+        let dropping = [chain(1, "mine", 2, true), chain(1, "firewalld", 2, false)];
+        let found = warnings(&dropping, "ndctl-a", true);
         assert!(found[0].message.contains("nft insert rule inet mine forward iifname ndctl-a accept"));
         assert!(found[0].message.contains("oifname ndctl-a accept"));
         assert!(found[1].message.contains("firewall-cmd"));

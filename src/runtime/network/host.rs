@@ -39,7 +39,7 @@ impl Host {
         let existed = find(&mut socket, &bridge)?.is_some();
         let opened = Host::make(config, records, &mut socket, &bridge).and_then(|host| {
             host.put_tables(slots)?;
-            host.repair_surroundings()?;
+            host.repair_surroundings();
             links::set_up(&mut socket, host.bridge_index).map_err(kernel(format!("bring {bridge} up")))?;
             Ok(host)
         });
@@ -103,14 +103,14 @@ impl Host {
         Ok(names.filter(|name| *name != self.bridge && rules::is_container_bridge(name)).collect())
     }
 
-    /// Puts our accept rules where other firewalls would drop what our own lets pass.
-    pub fn repair_surroundings(&self) -> Result<(), Error> {
-        foreign::insert_accepts(&self.bridge, &self.table)
-            .map_err(kernel(format!("let {} through the host's iptables", self.bridge)))
+    /// Puts our accept rules where other firewalls would drop what our own lets pass. What cannot
+    /// be put is told by [`Host::diagnose`].
+    pub fn repair_surroundings(&self) {
+        _ = foreign::insert_accepts(&self.bridge, &self.table);
     }
 
     pub fn diagnose(&self) -> Result<Vec<Warning>, Error> {
-        foreign::diagnose(&mut netfilter()?, &self.bridge).map_err(kernel("look at the host's firewall"))
+        foreign::diagnose(&self.bridge, &self.table).map_err(kernel("look at the host's firewall"))
     }
 
     /// Lets the container in `slot` speak, under its own address only.

@@ -53,7 +53,7 @@ const NEIGHBOUR_MAC: u16 = 2;
 const STATE_NO_ARP: u16 = 0x40;
 const STATE_PERMANENT: u16 = 0x80;
 /// The entry goes to the bridge that the port belongs to, not to the port itself.
-const TO_MASTER: u8 = 2;
+const TO_MASTER: u8 = 4;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Link {

@@ -65,7 +65,9 @@ pub enum Error {
 fn hint(source: &io::Error) -> &'static str {
     match source.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) => " (container networks need root)",
-        Some(libc::EOPNOTSUPP | libc::EAFNOSUPPORT) => " (the kernel lacks it; are its modules installed?)",
+        Some(libc::EOPNOTSUPP | libc::EAFNOSUPPORT | libc::EPROTONOSUPPORT | libc::ENOENT) => {
+            " (does the kernel have its modules for bridge, veth and nf_tables?)"
+        }
         _ => "",
     }
 }
@@ -189,7 +191,8 @@ impl Network {
         self.with(move |shared| shared.sweep(&keep)).await
     }
 
-    /// What will keep containers from the network although our own side is right.
+    /// What will keep containers from the network although our own side is right, with what to do
+    /// about it. Not an error: a node without egress can still serve. Worth a look after `open`.
     pub async fn diagnose(&self) -> Result<Vec<Warning>, Error> {
         self.with(move |shared| shared.host.diagnose()).await
     }
@@ -353,7 +356,7 @@ impl Shared {
                 self.host.disconnect(slot)?;
             }
         }
-        self.host.repair_surroundings()?;
+        self.host.repair_surroundings();
         let _firewall = self.firewall();
         self.host.put_tables(self.slots())
     }

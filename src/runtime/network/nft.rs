@@ -221,7 +221,6 @@ fn new_rule(table: &Table, chain: &Chain, rule: &Rule) -> Message {
         .nested(4, rule.0.clone())
 }
 
-const META_PROTOCOL: u32 = 1;
 const META_INTERFACE_IN: u32 = 6;
 const META_INTERFACE_OUT: u32 = 7;
 const META_NETWORK_PROTOCOL: u32 = 15;
@@ -246,6 +245,8 @@ pub enum Side {
 }
 
 /// Connection-tracking states, as bits of a mask.
+/// What conntrack could make no sense of. NAT leaves it as it is.
+pub const INVALID: u32 = 1;
 pub const ESTABLISHED: u32 = 2;
 pub const RELATED: u32 = 4;
 
@@ -274,13 +275,14 @@ impl Rule {
         self.load_interface(side, REGISTER).in_set(set)
     }
 
-    /// The ethertype, for the bridge family.
+    /// The ethertype as it was on the wire, for the bridge family. The packet's own note of its
+    /// protocol would not do: the kernel has taken a VLAN tag off by then, and says what was in it.
     pub fn ethertype_is(self, value: u16) -> Rule {
-        self.load_meta(META_PROTOCOL, REGISTER).compare(true, &value.to_be_bytes())
+        self.bytes_are(Layer::Link, 12, &value.to_be_bytes())
     }
 
     /// IPv4, for the inet family: to be said before a header of IPv4's is looked at.
-    pub fn is_ipv4(self) -> Rule {
+    pub fn ipv4_only(self) -> Rule {
         self.load_meta(META_NETWORK_PROTOCOL, REGISTER).compare(true, &[libc::NFPROTO_IPV4 as u8])
     }
 

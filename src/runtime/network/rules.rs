@@ -16,8 +16,8 @@ use std::net::Ipv4Addr;
 
 use super::Proto;
 use super::nft::{
-    Base, Chain, ESTABLISHED, Family, Hook, Layer, RELATED, Rule, Set, Side, Table, interface_key, port_key,
-    service_key,
+    Base, Chain, ESTABLISHED, Family, Hook, INVALID, Layer, RELATED, Rule, Set, Side, Table, interface_key,
+    port_key, service_key,
 };
 use super::subnet::{Subnet, mac_of};
 
@@ -174,7 +174,7 @@ fn input(facts: &Facts) -> Chain {
 
 fn to_node(facts: &Facts) -> Vec<Rule> {
     let to_gateway = || {
-        Rule::new().is_ipv4().bytes_are(
+        Rule::new().ipv4_only().bytes_are(
             IPV4_DESTINATION.0,
             IPV4_DESTINATION.1,
             &facts.subnet.gateway().octets(),
@@ -210,6 +210,8 @@ fn to_world() -> Vec<Rule> {
         .iter()
         .map(|prefix| Rule::new().interface_starts_with(Side::Out, prefix).reject());
     let mut rules = vec![
+        // It would pass NAT by and show the world the container's own address.
+        Rule::new().connection_is(INVALID).drop(),
         // 169.254.169.254 hands a cloud's credentials to whoever asks from this machine.
         address_in(Rule::new(), IPV4_DESTINATION, link_local).reject(),
         address_in(Rule::new(), IPV4_DESTINATION, multicast).drop(),
@@ -229,7 +231,7 @@ fn postrouting(facts: &Facts) -> Chain {
 }
 
 fn address_in(rule: Rule, (layer, offset): (Layer, u32), subnet: Subnet) -> Rule {
-    rule.is_ipv4().masked_bytes_are(layer, offset, subnet.mask().octets(), subnet.base().octets())
+    rule.ipv4_only().masked_bytes_are(layer, offset, subnet.mask().octets(), subnet.base().octets())
 }
 
 #[cfg(test)]

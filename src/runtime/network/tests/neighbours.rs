@@ -1,0 +1,190 @@
+//! Beside other people's firewalls, in the state in which Docker and ufw leave a host.
+
+use std::process::Command;
+
+use super::space::{GATEWAY_TCP, HOST_ADDRESS, WORLD_ADDRESS, block_on, leftovers};
+use super::*;
+
+/// Runs a program in the host's namespace; `None`, with a word why, if it is not installed.
+fn try_run(host: &Host, program: &'static str, line: &str) -> Option<String> {
+    let arguments: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+    let output = host.space.run(move || Command::new(program).args(arguments).output());
+    let Ok(output) = output else {
+        eprintln!("skipped: needs the program {program}");
+        return None;
+    };
+    assert!(output.status.success(), "{program} {line}: {}", String::from_utf8_lossy(&output.stderr));
+    Some(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Bridged packets pass through iptables as well, as they do wherever Docker has run.
+fn call_iptables_from_bridges(host: &Host) -> bool {
+    let path = "/proc/sys/net/bridge/bridge-nf-call-iptables";
+    let set = host.space.run(move || std::fs::write(path, "1")).is_ok();
+    if !set {
+        eprintln!("skipped in part: needs br_netfilter");
+    }
+    set
+}
+
+const DOCKER: [&str; 7] = [
+    "-P FORWARD DROP",
+    "-N DOCKER-USER",
+    "-N DOCKER-ISOLATION",
+    "-A FORWARD -j DOCKER-USER",
+    "-A FORWARD -j DOCKER-ISOLATION",
+    "-A DOCKER-ISOLATION -j RETURN",
+    "-A DOCKER-USER -j RETURN",
+];
+const UFW: [&str; 3] = ["-P INPUT DROP", "-P FORWARD DROP", "-A INPUT -i lo -j ACCEPT"];
+
+fn works(host: &Host, container: &Space, attachment: Attachment) {
+    let world: IpAddr = WORLD_ADDRESS.parse().expect("an address");
+    let seen = converse(container, &host.world, world, 80).expect("egress");
+    assert_eq!(seen.ip().to_string(), HOST_ADDRESS);
+    converse(container, &host.space, attachment.gateway, GATEWAY_TCP).expect("the gateway's port");
+    converse(container, &host.space, attachment.gateway, 22).expect_err("no other port");
+}
+
+fn containers_work_beside(iptables: &'static str, firewall: &[&str]) {
+    if !is_root() {
+        return;
+    }
+    let host = Host::new();
+    for line in firewall {
+        if try_run(&host, iptables, line).is_none() {
+            return;
+        }
+    }
+    if firewall == UFW {
+        // What ufw does with answers; without it the host itself hears nothing.
+        try_run(&host, iptables, "-A INPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT");
+    }
+    call_iptables_from_bridges(&host);
+    let rules = |host: &Host| try_run(host, iptables, "-S").expect("lists");
+    let (rules_before, before) = (rules(&host), leftovers(&host));
+    let mut scene = Scene { network: Arc::new(host.open("t")), host, containers: Vec::new() };
+    scene.add("1.1");
+    let (container, attachment) = &scene.containers[0];
+    works(&scene.host, container, *attachment);
+    let inserted = rules(&scene.host);
+    assert!(inserted.contains("nodectl-t"), "{inserted}");
+    // Opened again: the rules are there once. Deleted by someone: a sweep puts them back.
+    scene.network = Arc::new(scene.host.open("t"));
+    assert_eq!(rules(&scene.host), inserted);
+    let first = inserted.lines().find(|line| line.contains("nodectl-t")).expect("ours");
+    try_run(&scene.host, iptables, &first.replacen("-A", "-D", 1).replace('"', ""));
+    let keep = scene.network.keys();
+    scene.host.with(&scene.network, async move |network| network.sweep(&keep).await).expect("sweeps");
+    assert_eq!(rules(&scene.host).matches("nodectl-t").count(), inserted.matches("nodectl-t").count());
+    works(&scene.host, container, *attachment);
+    let host = scene.close();
+    assert_eq!(rules(&host), rules_before);
+    assert_eq!(leftovers(&host), before);
+}
+
+#[test]
+fn containers_work_beside_docker_on_nftables() {
+    containers_work_beside("iptables-nft", &DOCKER);
+}
+
+#[test]
+fn containers_work_beside_docker_on_legacy_iptables() {
+    containers_work_beside("iptables-legacy", &DOCKER);
+}
+
+#[test]
+fn containers_work_beside_a_host_firewall_that_drops_input_too() {
+    containers_work_beside("iptables-nft", &UFW);
+}
+
+#[test]
+fn a_host_without_a_firewall_is_not_given_one() {
+    if !is_root() {
+        return;
+    }
+    let scene = Scene::with_containers(1);
+    let legacy = scene.host.space.run(|| std::fs::read_to_string("/proc/thread-self/net/ip_tables_names"));
+    assert_eq!(legacy.unwrap_or_default(), "", "no legacy table was conjured up");
+    let chains = leftovers(&scene.host);
+    let foreign = chains.iter().filter(|line| line.contains("HookedChain") && !line.contains("nodectl-t"));
+    assert_eq!(foreign.count(), 0, "{chains:?}");
+    let warnings = scene.host.with(&scene.network, async |network| network.diagnose().await).expect("looks");
+    assert_eq!(warnings, []);
+}
+
+#[test]
+fn an_nftables_firewall_that_drops_is_reported_and_its_remedy_helps() {
+    if !is_root() {
+        return;
+    }
+    let scene = Scene::with_containers(1);
+    let (container, _) = &scene.containers[0];
+    let world: IpAddr = WORLD_ADDRESS.parse().expect("an address");
+    let firewall = "add table inet site; add chain inet site passing { type filter hook forward priority 10; policy drop; }";
+    if try_run(&scene.host, "nft", firewall).is_none() {
+        return;
+    }
+    converse(container, &scene.host.world, world, 80).expect_err("their chain drops");
+    let warnings = scene.host.with(&scene.network, async |network| network.diagnose().await).expect("looks");
+    assert_eq!(warnings.len(), 1);
+    // The message is to be believed word for word.
+    for remedy in warnings[0].message.split("with: nft ").nth(1).expect("a remedy").split(" and: nft ") {
+        try_run(&scene.host, "nft", remedy);
+    }
+    converse(container, &scene.host.world, world, 81).expect("now it passes");
+}
+
+#[test]
+fn what_nft_lists_of_our_tables_is_what_is_meant() {
+    if !is_root() {
+        return;
+    }
+    let scene = Scene::with_containers(1);
+    let Some(listed) = try_run(&scene.host, "nft", "list ruleset") else { return };
+    for expected in [
+        "type ifname . ether_addr . ipv4_addr",
+        "\"nvt-2\" . 0a:58:0a:d1:00:02 . 10.209.0.2",
+        "iifname \"nvt-*\" jump from_container",
+        "ip daddr 169.254.0.0/16 reject",
+        "masquerade",
+    ] {
+        assert!(listed.contains(expected), "{expected} is not in\n{listed}");
+    }
+}
+
+#[test]
+fn forwarding_is_switched_off_again_only_by_who_switched_it_on() {
+    if !is_root() {
+        return;
+    }
+    let setting = |host: &Host| {
+        host.space.run(|| std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward")).expect("reads")
+    };
+    for before in ["0", "1"] {
+        let host = Host::new();
+        host.space.run(move || std::fs::write("/proc/sys/net/ipv4/ip_forward", before)).expect("writes");
+        let network = host.open("t");
+        assert_eq!(setting(&host).trim(), "1");
+        host.space.run(move || block_on(network.close())).expect("closes");
+        assert_eq!(setting(&host).trim(), before);
+    }
+}
+
+#[test]
+fn a_hand_written_filter_table_that_iptables_cannot_read_does_not_stop_a_node() {
+    if !is_root() {
+        return;
+    }
+    let host = Host::new();
+    // The names are iptables', the rules are not.
+    let firewall = "add table ip filter; add chain ip filter FORWARD { type filter hook forward priority 5; policy drop; }; \
+                    add set ip filter s { type ipv4_addr; }; add rule ip filter FORWARD ip saddr @s accept";
+    if try_run(&host, "nft", firewall).is_none() {
+        return;
+    }
+    let network = Arc::new(host.open("t"));
+    let warnings = host.with(&network, async |network| network.diagnose().await).expect("looks");
+    assert!(warnings.iter().any(|warning| warning.message.contains("ip filter FORWARD")), "{warnings:?}");
+    Scene { host, network, containers: Vec::new() }.close();
+}
