@@ -1,0 +1,25 @@
+//! Tests of the room as its callers see it: archives in, folders or refusals out. The
+//! archives are built here, byte by byte where it matters.
+
+mod build;
+mod good;
+
+use super::{Limits, Store};
+use std::path::Path;
+
+/// Layers keep owners and devices, which only root may make.
+fn is_root() -> bool {
+    let is_root = rustix::process::geteuid().is_root();
+    if !is_root {
+        eprintln!("skipped: needs root");
+    }
+    is_root
+}
+
+fn open(folder: &Path) -> Store {
+    Store::open(&folder.join("images")).expect("a store")
+}
+
+fn import(store: &Store, source: &Path) -> Result<Vec<super::Imported>, super::Error> {
+    store.import(source, &Limits::default(), &mut |_| ())
+}
