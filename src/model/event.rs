@@ -81,15 +81,28 @@ impl EventKind {
 #[derive(Clone, Debug, Default)]
 pub struct EventRing {
     events: imbl::Vector<Arc<Event>>,
+    /// The last event that is not kept any more.
+    forgotten: (u64, u32),
 }
 
 /// Some hours of a busy cluster, at about 300 bytes each about a megabyte.
 const KEPT: usize = 4096;
 
 impl EventRing {
+    /// A ring that knows nothing of what happened up to `index`: a state that came without its events.
+    pub fn after_index(index: u64) -> Self {
+        Self { events: imbl::Vector::new(), forgotten: (index, u32::MAX) }
+    }
+
+    /// The last event, as (index, sub), that is not kept any more; (0, 0) when none was lost.
+    /// A resume from before it has a gap.
+    pub fn forgotten(&self) -> (u64, u32) {
+        self.forgotten
+    }
+
     pub fn push(&mut self, event: Event) {
         if self.events.len() >= KEPT {
-            self.events.pop_front();
+            self.forgotten = self.events.pop_front().map_or(self.forgotten, |e| (e.index, e.sub));
         }
         self.events.push_back(Arc::new(event));
     }

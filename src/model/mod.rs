@@ -17,6 +17,7 @@ pub mod quantity;
 pub mod resources;
 pub mod routes;
 pub mod state;
+pub mod target;
 pub mod time;
 
 pub use state::ClusterState;
