@@ -5,6 +5,7 @@
 //! `track.rs` is what is known of one instance, `step.rs` decides, `run.rs` performs,
 //! `containers.rs` is the runtime and the images behind it.
 
+mod ask;
 pub mod containers;
 mod probe;
 mod reporter;
