@@ -53,9 +53,9 @@ pub async fn open(config: Config) -> Result<Handle, Error> {
 /// A store that was opened and found sound.
 pub(super) struct Store {
     lock: File,
-    disk: Arc<dyn Disk>,
+    pub disk: Arc<dyn Disk>,
     mark: Mark,
-    recovered: Recovered,
+    pub recovered: Recovered,
     raft_id: u64,
 }
 

@@ -1,5 +1,6 @@
 //! Tests of the store as a whole.
 
+mod damage;
 mod suite;
 mod support;
 mod whole;
