@@ -5,11 +5,13 @@
 //! reports in `observe.rs`.
 
 use super::app::{App, Deployment, DeploymentStatus, Release};
+use super::changes::FilledSlots;
 use super::command::{Action, Command, NodeFacts, Outcome, Rejection, Reply, Touched};
 use super::event::{Event, EventKind};
 use super::ids::{AppKey, DeploymentId, NodeId, ProcessName, ReleaseNumber};
 use super::node::{Node, NodeStatus};
 use super::state::ClusterState;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// The last releases of an app that are kept (PRODUCT D1).
@@ -24,6 +26,8 @@ pub(super) struct Effects<'a> {
     pub touched: Touched,
     pub refused: u32,
     pub events: Vec<Event>,
+    /// What `Place` finds taken; read when a command first places something of an app.
+    pub filled: BTreeMap<AppKey, FilledSlots>,
 }
 
 impl Effects<'_> {
@@ -59,8 +63,14 @@ impl ClusterState {
     pub fn apply(&mut self, index: u64, command: &Command) -> (Outcome, Vec<Event>) {
         self.index = index;
         self.now = self.now.max(command.at);
-        let mut effects =
-            Effects { index, command, touched: Touched::default(), refused: 0, events: Vec::new() };
+        let mut effects = Effects {
+            index,
+            command,
+            touched: Touched::default(),
+            refused: 0,
+            events: Vec::new(),
+            filled: BTreeMap::new(),
+        };
         let result = self.act(&mut effects);
         let mut outcome =
             Outcome { touched: effects.touched, refused: effects.refused, ..Outcome::default() };

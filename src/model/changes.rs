@@ -7,6 +7,10 @@ use super::ids::{AppKey, InstanceId, ProcessName, ReleaseNumber};
 use super::instance::{Cause, Desired, Instance, Observed, Phase};
 use super::node::NodeStatus;
 use super::state::ClusterState;
+use std::collections::BTreeMap;
+
+/// Slots of an app, by release, with the newest generation that fills each.
+pub(super) type FilledSlots = BTreeMap<(ProcessName, u32, ReleaseNumber), u64>;
 
 impl ClusterState {
     pub(super) fn apply_change(&mut self, fx: &mut Effects<'_>, change: &Change) {
@@ -16,11 +20,13 @@ impl ClusterState {
         }
         match &change.kind {
             ChangeKind::Place { app, process, slot, release, generation, node, reason } => {
-                let taken = self.has_slot_filled(app, process, *slot, *release, *generation);
+                let filled = (process.clone(), *slot, *release);
+                let taken = self.filled(fx, app).get(&filled).is_some_and(|made| made >= generation);
                 if taken || self.release(app, *release).is_none() || !self.nodes.contains_key(node) {
                     fx.refused += 1;
                     return;
                 }
+                self.filled(fx, app).insert(filled, *generation);
                 self.next_instance += 1;
                 let instance = Instance {
                     id: InstanceId(self.next_instance),
@@ -78,26 +84,22 @@ impl ClusterState {
         }
     }
 
-    /// Whether the slot has what a `Place` would make. No version says so: a change that was
-    /// proposed twice, since its first outcome was not seen, finds the app as it was.
-    fn has_slot_filled(
-        &self,
-        app: &AppKey,
-        process: &ProcessName,
-        slot: u32,
-        release: ReleaseNumber,
-        generation: u64,
-    ) -> bool {
-        let stays = |i: &Instance| {
-            self.nodes.get(&i.node).is_some_and(|n| n.status == NodeStatus::Up && !n.draining)
-        };
-        self.instances_of(app).any(|i| {
-            (&i.process, i.slot, i.release) == (process, slot, release)
-                && i.generation >= generation
-                && i.desired == Desired::Run
-                && i.observed.phase != Phase::Stopped
-                && !i.superseded
-                && stays(i)
+    /// The slots that have what a `Place` would make, with its generation; read once for a
+    /// command. No version says so: a change that was proposed twice, since its first
+    /// outcome was not seen, finds the app as it was.
+    fn filled<'f>(&self, fx: &'f mut Effects<'_>, app: &AppKey) -> &'f mut FilledSlots {
+        fx.filled.entry(app.clone()).or_insert_with(|| {
+            let stays = |i: &Instance| {
+                self.nodes.get(&i.node).is_some_and(|n| n.status == NodeStatus::Up && !n.draining)
+            };
+            let mut filled = FilledSlots::new();
+            for i in self.instances_of(app).filter(|i| {
+                i.desired == Desired::Run && i.observed.phase != Phase::Stopped && !i.superseded && stays(i)
+            }) {
+                let generation = filled.entry((i.process.clone(), i.slot, i.release)).or_default();
+                *generation = i.generation.max(*generation);
+            }
+            filled
         })
     }
 

@@ -89,7 +89,7 @@ pub(super) fn standing<'a>(state: &'a ClusterState, goal: &Goal<'_>, instance: &
         Standing::Stopping
     } else if node.status == NodeStatus::Down {
         Standing::Lost(node)
-    } else if goal.held == Some(instance.release) && !instance.observed.ready {
+    } else if goal.held == Some(instance.release) && !instance.observed.ready && !node.draining {
         Standing::Held
     } else if goal.held != Some(instance.release) && goal.place.map(|r| r.number) != Some(instance.release) {
         Standing::Old(Why::Release)

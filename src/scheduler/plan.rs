@@ -5,13 +5,14 @@
 use super::filter::{Ask, Refusal};
 use super::goal::{Goal, Why};
 use super::pool::{Placer, Pool};
-use super::rollout::{Process, Starts, Step, Stop, plan_stops};
+use super::rollout::{Opening, Process, Starts, Step, Stop, plan_stops};
 use super::verdict;
 use crate::model::ClusterState;
 use crate::model::app::App;
 use crate::model::command::{Change, ChangeKind, Expect};
 use crate::model::ids::{AppKey, NodeName, ProcessName, ReleaseNumber};
 use crate::model::instance::Instance;
+use crate::model::node::Node;
 use crate::model::time::Timestamp;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -186,64 +187,73 @@ impl<'a> Planner<'a> {
         let ask = Ask { need: spec.need() };
         let can_move = || self.pool.get_or_insert_with(|| Pool::of(state)).fits(&ask);
         let step = plan_stops(state, process, can_move);
+        let leaving: Vec<_> = step.leaving().collect();
         let mut starts = Starts::of(state, process, &step, process.recreate && remnants);
         let Step { stops, spread, .. } = step;
         self.stop(goal, stops);
-        if starts.count == 0 {
+        let stuck = if process.recreate {
+            // What could move was stopped for that; what is left has nowhere to go.
+            leaving.iter().map(|(instance, _)| instance.slot).collect()
+        } else {
+            Vec::new()
+        };
+        let room = self.room();
+        if starts.count == 0 && stuck.is_empty() {
             return;
         }
-        let room = self.room();
+        let mut unplaced = stuck;
         let pool = self.pool.get_or_insert_with(|| Pool::of(state));
         let mut placer = Placer::new(pool, ask, &spread);
         let mut placed = Vec::new();
-        let mut refused = None;
         for n in 0..starts.count {
             if placed.len() == room {
                 self.plan.unfinished.insert(goal.app.key.clone());
                 break;
             }
             let Some(node) = placer.place() else {
-                let slots = (n..starts.count).filter_map(|_| starts.next(None, goal)).map(|o| o.slot);
-                refused = Some((slots.collect::<Vec<u32>>(), placer.refusal()));
+                let slots = (n..starts.count).filter_map(|_| starts.next(None, goal));
+                unplaced.extend(slots.map(|opening| opening.slot));
                 break;
             };
             let Some(opening) = starts.next(Some(node), goal) else { break };
             placed.push((node, opening));
         }
-        for (node, opening) in placed {
-            let expects = vec![
-                Expect::App(goal.app.key.clone(), goal.app.modified),
-                Expect::Node(node.id, node.modified),
-            ];
-            self.push(
-                expects,
-                ChangeKind::Place {
-                    app: goal.app.key.clone(),
-                    process: process.name.clone(),
-                    slot: opening.slot,
-                    release: release.number,
-                    generation: goal.app.generation,
-                    node: node.id,
-                    reason: opening.reason,
-                },
-            );
-        }
-        if let Some((slots, refusal)) = refused.filter(|(slots, _)| !slots.is_empty()) {
-            let leaving = |slot: &u32| {
-                process.old.iter().find_map(|(i, why)| match why {
-                    Why::Leaving(node) if i.slot == *slot => Some(node.name.clone()),
-                    _ => None,
-                })
-            };
+        if !unplaced.is_empty() {
+            let stays = leaving.iter().filter(|(i, _)| unplaced.contains(&i.slot));
             self.plan.report.push(Unplaced {
                 app: goal.app.key.clone(),
                 process: process.name.clone(),
                 release: release.number,
-                leaving: slots.iter().filter_map(leaving).collect(),
-                slots,
-                refusal,
+                leaving: stays.map(|(_, node)| node.name.clone()).collect(),
+                slots: unplaced,
+                refusal: placer.refusal(),
             });
         }
+        for (node, opening) in placed {
+            self.place(goal, process, release.number, node, opening);
+        }
+    }
+
+    fn place(
+        &mut self,
+        goal: &Goal<'a>,
+        process: &Process<'a>,
+        release: ReleaseNumber,
+        node: &Node,
+        opening: Opening,
+    ) {
+        let app = goal.app.key.clone();
+        let expects = vec![Expect::App(app.clone(), goal.app.modified), Expect::Node(node.id, node.modified)];
+        let kind = ChangeKind::Place {
+            app,
+            process: process.name.clone(),
+            slot: opening.slot,
+            release,
+            generation: goal.app.generation,
+            node: node.id,
+            reason: opening.reason,
+        };
+        self.push(expects, kind);
     }
 
     fn stop(&mut self, goal: &Goal<'a>, stops: Vec<Stop<'a>>) {

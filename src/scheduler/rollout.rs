@@ -97,14 +97,14 @@ impl<'a> Process<'a> {
         self.current.iter().filter(|i| i.is_ready()).count() as u32
     }
 
-    /// Every wanted instance is there as wanted and ready, and no old one is still needed.
+    /// Every wanted instance is there as wanted and ready: no old one is needed any more.
     pub fn is_complete(&self) -> bool {
-        self.ready_current() >= self.wanted && self.old.is_empty()
+        self.ready_current() >= self.wanted
     }
 
     /// How many ready ones the old ones are kept for.
     fn kept_now(&self) -> u32 {
-        if self.ready_current() >= self.wanted { self.wanted } else { self.kept_for }
+        if self.is_complete() { self.wanted } else { self.kept_for }
     }
 
     /// All that run, to stop at once.
@@ -124,6 +124,16 @@ pub(super) struct Step<'a> {
     pub spread: Spread<'a>,
     current: Vec<&'a Instance>,
     old: Vec<(&'a Instance, Why<'a>)>,
+}
+
+impl<'a> Step<'a> {
+    /// Those that have to leave their node and are still there.
+    pub fn leaving(&self) -> impl Iterator<Item = (&'a Instance, &'a Node)> {
+        self.old.iter().filter_map(|(instance, why)| match why {
+            Why::Leaving(node) => Some((*instance, *node)),
+            _ => None,
+        })
+    }
 }
 
 /// Decides what to stop. `can_move` says whether an instance that has to leave its node
@@ -147,7 +157,11 @@ pub(super) fn plan_stops<'a>(
     let mut stopped = BTreeSet::new();
     for candidate in surplus(state, process, &mut spread) {
         stopped.insert(candidate.instance.id);
-        let reason = format!("scaled down to {}", process.wanted);
+        let double = candidate.tier == DOUBLE;
+        let reason = match double {
+            true => format!("there are two of {}", candidate.instance.name()),
+            false => format!("scaled down to {}", process.wanted),
+        };
         stops.push(Stop { instance: candidate.instance, reason, reads_node: false });
     }
     let kept_ready =
@@ -187,6 +201,9 @@ fn stop_of_old<'a>(process: &Process<'a>, instance: &'a Instance, why: Why<'a>) 
     Stop { instance, reason, reads_node: matches!(why, Why::Leaving(_)) }
 }
 
+/// The tier of a second one of a slot.
+const DOUBLE: u8 = 0;
+
 /// Those of the current ones that are more than wanted: second ones of a slot first, then
 /// those that are not ready, then from the fullest place the highest slot.
 fn surplus<'a>(
@@ -213,7 +230,7 @@ fn surplus<'a>(
     let candidates = process.current.iter().filter_map(|instance| {
         let node = state.nodes.get(&instance.node)?;
         let double = best.get(&instance.slot).is_some_and(|kept| kept.id != instance.id);
-        let tier = if double { 0 } else { 1 + u8::from(instance.is_ready()) };
+        let tier = if double { DOUBLE } else { 1 + u8::from(instance.is_ready()) };
         Some(Candidate { instance, node, tier, rank: instance.slot.into(), counted: true, current: true })
     });
     let mut removal = Removal::new(candidates, spread);
@@ -306,11 +323,9 @@ impl<'s, 'a> Starts<'s, 'a> {
     pub fn of(state: &'a ClusterState, process: &'s Process<'a>, step: &Step<'a>, blocked: bool) -> Self {
         let current = step.current.len() as u32;
         let old = step.old.len() as u32;
-        let most = if process.recreate {
-            process.wanted
-        } else {
-            process.wanted.max(process.kept_now()).saturating_add(process.surge)
-        };
+        // A move always starts first, whatever a deployment does.
+        let surge = if step.leaving().next().is_some() { process.surge.max(1) } else { process.surge };
+        let most = if process.recreate { process.wanted } else { process.kept_now().saturating_add(surge) };
         let lacking = process.wanted.saturating_sub(current);
         let count = if blocked { 0 } else { lacking.min(most.saturating_sub(current + old)) };
         let mut used: BTreeSet<u32> = step.current.iter().map(|i| i.slot).collect();

@@ -1,13 +1,14 @@
 //! Whether a deployment is over: done, or failed and why, told so that a person knows what
 //! to do. A deployment always ends: it has a deadline.
 
-use super::filter::Ask;
+use super::filter::{Ask, Refusal};
 use super::goal::Goal;
 use super::pool::Pool;
 use super::rollout::Process;
 use crate::model::ClusterState;
 use crate::model::app::{Deployment, DeploymentStatus};
 use crate::model::instance::{Desired, Instance, Phase};
+use crate::model::node::NodeStatus;
 use crate::model::time::Timestamp;
 
 /// Attempts in a row that ended badly until a deployment is given up: the first may have been
@@ -66,13 +67,11 @@ fn is_done(
     deployment: &Deployment,
     processes: &[Process<'_>],
 ) -> bool {
-    let up = |i: &Instance| {
-        state.nodes.get(&i.node).is_some_and(|n| n.status == crate::model::node::NodeStatus::Up)
-    };
     let of_app = || state.instances_of(&goal.app.key);
     let full = processes.iter().filter(|p| p.spec.is_some()).all(|process| {
-        let ready = of_app()
-            .filter(|i| i.process == *process.name && is_new(goal, deployment, i) && i.is_ready() && up(i));
+        let ready = of_app().filter(|i| {
+            i.process == *process.name && is_new(goal, deployment, i) && i.is_ready() && is_up(state, i)
+        });
         ready.count() as u32 >= process.wanted
     });
     // Those on a node that is down can't be seen to stop.
@@ -80,7 +79,7 @@ fn is_done(
         i.desired == Desired::Run
             && i.observed.phase != Phase::Stopped
             && i.release != deployment.release
-            && up(i)
+            && is_up(state, i)
     };
     full && !of_app().any(|i| old(i))
 }
@@ -125,7 +124,8 @@ fn times(count: u32) -> String {
 fn last_lines(instance: &Instance) -> String {
     let tail = &instance.observed.log_tail;
     if tail.is_empty() {
-        return "; it wrote nothing to its log".into();
+        let ended = instance.observed.phase == Phase::Backoff;
+        return if ended { "; it wrote nothing to its log".into() } else { String::new() };
     }
     let lines = &tail[tail.len().saturating_sub(LINES_TOLD)..];
     format!("; its last lines:\n{}", lines.join("\n"))
@@ -140,20 +140,22 @@ fn overdue(
     pool: &Pool<'_>,
 ) -> String {
     let allowed = deployment.deadline_at.since(deployment.started_at).as_secs();
-    format!("not ready within {allowed} s: {}", waits_for(state, goal, deployment, processes, pool))
+    let (what, refusal) = waits_for(state, goal, deployment, processes, pool);
+    let why = refusal.map(|refusal| format!(": {refusal}")).unwrap_or_default();
+    format!("not ready within {allowed} s: {what}{why}")
 }
 
-/// The first thing that a deployment waits for, with its reason.
+/// The first thing that a deployment waits for; with the refusal where that is a place.
 pub(super) fn waits_for(
     state: &ClusterState,
     goal: &Goal<'_>,
     deployment: &Deployment,
     processes: &[Process<'_>],
     pool: &Pool<'_>,
-) -> String {
+) -> (String, Option<Refusal>) {
     let new: Vec<_> = state.instances_of(&goal.app.key).filter(|i| is_new(goal, deployment, i)).collect();
-    if let Some(instance) = new.iter().find(|i| !i.observed.ready) {
-        return tell_unready(state, instance);
+    if let Some(instance) = new.iter().find(|i| !i.observed.ready || !is_up(state, i)) {
+        return (tell_unready(state, instance), None);
     }
     for process in processes {
         let Some(spec) = process.spec else { continue };
@@ -162,23 +164,31 @@ pub(super) fn waits_for(
             let ask = Ask { need: spec.need() };
             let lacking = format!("{} of {} {}", process.wanted - there, process.wanted, process.name);
             return if pool.fits(&ask) {
-                format!("{lacking} not yet placed")
+                (format!("{lacking} not yet placed"), None)
             } else {
-                format!("{lacking} can't be placed: {}", pool.refusal(&ask))
+                (format!("{lacking} can't be placed"), Some(pool.refusal(&ask)))
             };
         }
     }
     let old = state.instances_of(&goal.app.key).find(|i| i.release != deployment.release);
-    old.map_or_else(
+    let text = old.map_or_else(
         || "the last reports of its nodes".to_owned(),
         |old| format!("{} still runs v{}", on_node(state, old), old.release),
-    )
+    );
+    (text, None)
+}
+
+fn is_up(state: &ClusterState, instance: &Instance) -> bool {
+    state.nodes.get(&instance.node).is_some_and(|node| node.status == NodeStatus::Up)
 }
 
 fn tell_unready(state: &ClusterState, instance: &Instance) -> String {
     let seen = &instance.observed;
     let place = on_node(state, instance);
     let why = |default: &str| if seen.message.is_empty() { default.to_owned() } else { seen.message.clone() };
+    if !is_up(state, instance) {
+        return format!("{place}, which is down");
+    }
     match seen.phase {
         Phase::Pending => format!("{place} was not yet taken up by its node"),
         Phase::Preparing => format!("{place} is being prepared: {}", why("its image is fetched")),

@@ -1,6 +1,7 @@
 //! A cluster for tests, in memory and without time of its own: the real `apply` and the real
 //! `plan`, and agents that say what the test has them say.
 
+use super::agenda::Agenda;
 use super::plan::{Plan, plan};
 use crate::model::ClusterState;
 use crate::model::app::AppSpec;
@@ -16,6 +17,10 @@ use std::time::Duration;
 pub struct World {
     pub state: ClusterState,
     pub now: Timestamp,
+    /// Kept as the controller keeps it.
+    pub agenda: Agenda,
+    /// The last report of each instance and those before it, to be repeated late.
+    pub reports: Vec<(NodeId, Report)>,
 }
 
 pub fn key(app: &str) -> AppKey {
@@ -24,7 +29,12 @@ pub fn key(app: &str) -> AppKey {
 
 impl World {
     pub fn new() -> Self {
-        let mut world = World { state: ClusterState::default(), now: Timestamp::from_unix_ms(1_000_000_000) };
+        let mut world = World {
+            state: ClusterState::default(),
+            now: Timestamp::from_unix_ms(1_000_000_000),
+            agenda: Agenda::full(),
+            reports: Vec::new(),
+        };
         world.act(Action::InitCluster { cluster_id: 1 });
         world
     }
@@ -36,6 +46,7 @@ impl World {
         if let Err(index) = self.state.check_indexes() {
             panic!("after {command:?} the index {index} is wrong");
         }
+        self.agenda.touch(&self.state, &outcome.touched);
         outcome
     }
 
@@ -85,7 +96,9 @@ impl World {
         let mut observed = instance.observed.clone();
         change(&mut observed);
         observed.step += 1;
-        self.act(Action::Observe { node: instance.node, reports: vec![Report { instance: id, observed }] });
+        let report = Report { instance: id, observed };
+        self.reports.push((instance.node, report.clone()));
+        self.act(Action::Observe { node: instance.node, reports: vec![report] });
     }
 
     pub fn make_ready(&mut self, id: InstanceId) {
