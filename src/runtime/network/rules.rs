@@ -36,7 +36,8 @@ const IPV4_DESTINATION: (Layer, u32) = (Layer::Network, 16);
 const ICMP: u8 = 1;
 const ICMP_ECHO_REQUEST: u8 = 8;
 
-/// Interfaces whose names say that containers or machines live behind them. Docker's own
+/// Interfaces whose names say that containers or machines live behind them, our own bridge among
+/// them: what the gateway is asked to send back to it is for another container. Docker's own
 /// networks, `br-` and twelve hex digits, are found by looking ([`is_container_bridge`]): a
 /// prefix would also hit a `br-lan` that is the way out.
 const CONTAINER_BRIDGE_PREFIXES: [&str; 7] = ["ndctl-", "docker", "virbr", "podman", "cni", "lxcbr", "lxdbr"];
@@ -195,7 +196,6 @@ fn forward(facts: &Facts) -> Chain {
         name: "forward",
         base: Some(Base { kind: "filter", hook: Hook::Forward, priority: 0 }),
         rules: vec![
-            from_container().interface_is(Side::Out, facts.bridge).reject(),
             from_container().jump("to_world"),
             to_container().connection_is(ESTABLISHED | RELATED).accept(),
             to_container().drop(),
