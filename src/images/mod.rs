@@ -20,7 +20,7 @@ mod unpack;
 
 pub use document::{Image, Layer};
 pub use error::Error;
-pub use import::{Imported, Progress};
+pub use import::{Imported, LayerWriter, Progress};
 pub use limits::Limits;
 pub use platform::Platform;
 pub use store::{GcReport, Pin, Store, Usage};

@@ -7,6 +7,7 @@
 //!           ─► staging.rs: one sync, then renamed into place, the image's own mark last
 //! ```
 
+mod assemble;
 mod docker;
 mod layers;
 mod oci;
@@ -20,6 +21,8 @@ use super::source::{Member, Source};
 use super::store::{Pin, Store};
 use crate::model::ids::Digest;
 use std::path::Path;
+
+pub use assemble::LayerWriter;
 
 /// How far a load is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -72,6 +72,11 @@ impl Staging {
         self.store.layer_folder(diff_id).is_dir()
     }
 
+    /// Whether the layer was staged before, as another layer of the same image.
+    pub fn has_staged(&self, layer: &Layer) -> bool {
+        self.blob_path(&layer.blob).exists()
+    }
+
     /// Adds a small blob.
     pub fn add_document(&self, digest: &Digest, bytes: &[u8]) -> Result<(), Fault> {
         debug_assert_eq!(*digest, digest_bytes(bytes));
