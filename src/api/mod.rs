@@ -27,6 +27,7 @@ mod store;
 mod stream;
 mod target;
 mod upload;
+mod why;
 
 pub use deploy::content_hash;
 pub use host::{
@@ -42,6 +43,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::UnixListener;
+use tokio::sync::RwLock;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::transport::Server;
@@ -71,6 +73,9 @@ struct Api {
     store: Arc<dyn Store>,
     host: Arc<dyn Host>,
     uploads: Arc<upload::Uploads>,
+    /// Read while an image is on its way to a name or a release, written by the collection of
+    /// what has neither: what is about to be used is not freed.
+    naming: Arc<RwLock<()>>,
     /// Cancelled when the server stops: watches end then, so that they don't hold it up.
     stopping: CancellationToken,
 }
@@ -90,7 +95,13 @@ impl Api {
 pub fn routes(deps: Deps, stopping: CancellationToken) -> Result<Routes, ServeError> {
     let uploads = upload::Uploads::open(deps.upload_dir.clone())
         .map_err(|source| ServeError::UploadDir { path: deps.upload_dir, source })?;
-    let api = Api { store: deps.store, host: deps.host, uploads: Arc::new(uploads), stopping };
+    let api = Api {
+        store: deps.store,
+        host: deps.host,
+        uploads: Arc::new(uploads),
+        naming: Arc::default(),
+        stopping,
+    };
     macro_rules! bounded {
         ($server:ty) => {
             <$server>::new(api.clone())
