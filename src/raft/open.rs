@@ -1,0 +1,248 @@
+//! From a folder to a running member: lock, version, disk, mark, checks, writer, Raft.
+//!
+//! ```text
+//! raft/
+//!   lock        held while a node runs
+//!   version     which format, written by which nodectl
+//!   log/        the disk: sled
+//!   mark        how far the log is known to reach
+//!   snapshots/  the newest two
+//! ```
+
+use super::Config;
+use super::disk::{Disk, Name, Op};
+use super::envelope::{FORMAT, Fault, Kind, seal};
+use super::error::Error;
+use super::handle::Handle;
+use super::hub::Hub;
+use super::log::LogStore;
+use super::machine::{Growth, Machine, Snapshots};
+use super::mark::Mark;
+use super::network::Alone;
+use super::recover::{Recovered, named, recover};
+use super::sled_disk::SledDisk;
+use super::types::{Member, TypeConfig};
+use super::writer;
+use crate::clock;
+use crate::proto::v1;
+use openraft::SnapshotPolicy;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A cluster of one elects itself within an election timeout; replaying a long log on a slow
+/// disk takes longer. After this something is wrong.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Opens the store in `config.dir`, or makes a new one, whose only voter is this server. When
+/// this returns, the state is at least as new as anything that was acknowledged before.
+///
+/// # Errors
+/// See [`Error`]. Nothing that can be read is ever overwritten by a failed start.
+pub async fn open(config: Config) -> Result<Handle, Error> {
+    let settings = config.clone();
+    let store = tokio::task::spawn_blocking(move || open_store(&settings))
+        .await
+        .map_err(|e| Error::Start(format!("opening the store failed: {e}")))??;
+    start(config, store).await
+}
+
+/// A store that was opened and found sound.
+pub(super) struct Store {
+    lock: File,
+    disk: Arc<dyn Disk>,
+    mark: Mark,
+    recovered: Recovered,
+    raft_id: u64,
+}
+
+pub(super) fn open_store(config: &Config) -> Result<Store, Error> {
+    let dir = &config.dir;
+    let snapshots = dir.join("snapshots");
+    std::fs::create_dir_all(&snapshots).map_err(Error::io(format!("create {}", snapshots.display())))?;
+    let lock = lock(dir)?;
+    let written_by = check_version(dir)?;
+    let fault = |fault: Fault| match fault {
+        Fault::Damaged(what) => Error::Damaged { dir: dir.clone(), what },
+        Fault::Newer(what) => Error::Newer { dir: dir.clone(), what, written_by: written_by.clone() },
+    };
+    let trouble = |what: &str, e: io::Error| match e.kind() {
+        io::ErrorKind::InvalidData => fault(match e.downcast::<Fault>() {
+            Ok(fault) => fault,
+            Err(e) => Fault::Damaged(e.to_string()),
+        }),
+        _ => Error::Io { what: format!("{what} in {}", dir.display()), source: e },
+    };
+    let is_old = dir.join("mark").exists();
+    if is_old && !dir.join("log/db").exists() {
+        return Err(fault(Fault::Damaged("the log is missing".into())));
+    }
+    let disk: Arc<dyn Disk> =
+        Arc::new(SledDisk::open(&dir.join("log")).map_err(|e| trouble("open the log", e))?);
+    let identity = identify(&*disk, config.raft_id, is_old).map_err(fault)?;
+    let mark =
+        if is_old { Mark::open(&dir.join("mark"), &identity.store_id) } else { create_mark(dir, &identity) };
+    let mark = mark.map_err(|e| trouble("open the mark", e))?;
+    let recovered = recover(&*disk, &snapshots, &mark.known).map_err(fault)?;
+    if !is_old && (recovered.index.vote.is_some() || recovered.index.last.is_some()) {
+        return Err(fault(Fault::Damaged("the file `mark` is missing".into())));
+    }
+    write_version(dir).map_err(|e| trouble("write the version", e))?;
+    Ok(Store { lock, disk, mark, recovered, raft_id: identity.raft_id })
+}
+
+fn lock(dir: &Path) -> Result<File, Error> {
+    let path = dir.join("lock");
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(Error::io(format!("open {}", path.display())))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(Error::Locked { dir: dir.to_owned() }),
+        Err(std::fs::TryLockError::Error(e)) => Err(Error::io(format!("lock {}", path.display()))(e)),
+    }
+}
+
+/// Who wrote this folder last. Plain text, so that any version can read it.
+///
+/// # Errors
+/// A newer format.
+fn check_version(dir: &Path) -> Result<String, Error> {
+    let path = dir.join("version");
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(env!("CARGO_PKG_VERSION").to_owned()),
+        Err(e) if e.kind() == io::ErrorKind::InvalidData => String::new(),
+        Err(e) => return Err(Error::io(format!("read {}", path.display()))(e)),
+    };
+    let mut words = text.split_whitespace();
+    let format =
+        words.by_ref().skip_while(|word| *word != "format").nth(1).and_then(|n| n.parse::<u16>().ok());
+    let writer = words.skip_while(|word| *word != "nodectl").nth(1).map(str::to_owned);
+    let (Some(format), Some(written_by)) = (format, writer) else {
+        let what = "the file `version` does not say which version it is".to_owned();
+        return Err(Error::Damaged { dir: dir.to_owned(), what });
+    };
+    if format != FORMAT {
+        let what = format!("the store is of format {format}, and only format {FORMAT} is known here");
+        return Err(Error::Newer { dir: dir.to_owned(), what, written_by });
+    }
+    Ok(written_by)
+}
+
+fn write_version(dir: &Path) -> io::Result<()> {
+    let text = format!("store format {FORMAT}\nwritten by nodectl {}\n", env!("CARGO_PKG_VERSION"));
+    let path = dir.join("version");
+    if std::fs::read_to_string(&path).is_ok_and(|old| old == text) {
+        return Ok(());
+    }
+    let temporary = dir.join("version.new");
+    std::fs::write(&temporary, text)?;
+    File::open(&temporary)?.sync_all()?;
+    std::fs::rename(&temporary, &path)?;
+    File::open(dir)?.sync_all()
+}
+
+/// The store's identity; a new one on a disk that holds nothing yet.
+fn identify(disk: &dyn Disk, raft_id: u64, is_old: bool) -> Result<v1::StoreIdentity, Fault> {
+    if let Some(identity) = named(disk, Name::Identity, Kind::Identity)? {
+        return Ok(identity);
+    }
+    if is_old {
+        return Err(Fault::Damaged("the log is empty, and it was not".into()));
+    }
+    let identity = v1::StoreIdentity {
+        raft_id,
+        store_id: format!("{:032x}", clock::random_u128()),
+        created_at_ms: clock::now().unix_ms,
+    };
+    let record = seal(Kind::Identity, Name::Identity.as_str().as_bytes(), &identity).into();
+    let written = disk.write(&[Op::Put { name: Name::Identity, record }]).and_then(|()| disk.sync());
+    written.map_err(|e| Fault::Damaged(format!("the identity could not be written: {e}")))?;
+    Ok(identity)
+}
+
+/// The mark comes last when a store is made, and whole: where there is one, there is a store.
+fn create_mark(dir: &Path, identity: &v1::StoreIdentity) -> io::Result<Mark> {
+    let temporary = dir.join("mark.new");
+    let mark = Mark::create(&temporary, &identity.store_id)?;
+    std::fs::rename(&temporary, dir.join("mark"))?;
+    File::open(dir)?.sync_all()?;
+    Ok(mark)
+}
+
+impl Store {
+    /// The parts that openraft drives, the hub that shows what they do, and the lock.
+    pub(super) fn into_parts(self, config: &Config) -> Result<Parts, Error> {
+        let Store { lock, disk, mark, recovered, raft_id } = self;
+        let Recovered { index, applied, snapshots, leftover } = recovered;
+        let written = index.last.map_or(0, |id| id.index);
+        let purged = index.purged.filter(|_| leftover);
+        let (queue, _thread) =
+            writer::spawn(disk.clone(), mark, written).map_err(Error::io("start the store's writer"))?;
+        if let Some(purged) = purged {
+            let ops = vec![Op::RemoveEntries(0..purged.index + 1)];
+            let job = writer::Job { ops, moves: writer::Moves::Nothing, done: writer::Done::Lazy };
+            queue.send(job).map_err(Error::io("finish deleting old log entries"))?;
+        }
+        let hub = Hub::new(applied.view.clone());
+        let snapshots = Arc::new(Snapshots::new(config.dir.join("snapshots"), queue.clone(), snapshots));
+        let growth = Growth::new(config.snapshot_every_bytes);
+        let too_much = growth.too_much.clone();
+        let machine = Machine::new(applied, hub.clone(), snapshots.clone(), growth);
+        let log = LogStore::new(index, disk.clone(), queue.clone());
+        Ok(Parts { lock, disk, queue, hub, snapshots, too_much, machine, log, raft_id })
+    }
+}
+
+pub(super) struct Parts {
+    pub lock: File,
+    pub disk: Arc<dyn Disk>,
+    pub queue: writer::Queue,
+    pub hub: Hub,
+    pub snapshots: Arc<Snapshots>,
+    pub too_much: Arc<tokio::sync::Notify>,
+    pub machine: Machine,
+    pub log: LogStore,
+    pub raft_id: u64,
+}
+
+async fn start(config: Config, store: Store) -> Result<Handle, Error> {
+    let dir: PathBuf = config.dir.clone();
+    let parts = store.into_parts(&config)?;
+    let Parts { lock, disk, queue, hub, snapshots, too_much, machine, log, raft_id } = parts;
+    let failed = |what: String| Error::Start(format!("{what} (store in {})", dir.display()));
+    let settings = Arc::new(engine_config(&config).validate().map_err(|e| failed(e.to_string()))?);
+    let raft = openraft::Raft::<TypeConfig, Machine>::new(raft_id, settings, Alone, log, machine)
+        .await
+        .map_err(|e| failed(e.to_string()))?;
+    if !raft.is_initialized().await.map_err(|e| failed(e.to_string()))? {
+        let members = BTreeMap::from([(raft_id, Member::default())]);
+        raft.initialize(members).await.map_err(|e| failed(e.to_string()))?;
+    }
+    let handle = Handle::start(raft, raft_id, hub, snapshots, too_much, queue, Arc::downgrade(&disk), lock);
+    drop(disk);
+    handle.caught_up(START_TIMEOUT).await.map_err(failed)?;
+    Ok(handle)
+}
+
+fn engine_config(config: &Config) -> openraft::Config {
+    let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    openraft::Config {
+        cluster_name: "nodectl".into(),
+        heartbeat_interval: millis(config.heartbeat_interval),
+        election_timeout_min: millis(config.election_timeout),
+        election_timeout_max: 2 * millis(config.election_timeout),
+        enable_pre_vote: Some(true),
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(config.snapshot_every_entries),
+        // Purging is ours (handle.rs): the log stays back to the older of the two snapshots.
+        max_in_snapshot_log_to_keep: u64::MAX,
+        ..openraft::Config::default()
+    }
+}
