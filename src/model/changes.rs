@@ -3,8 +3,9 @@
 use super::apply::Effects;
 use super::command::{Change, ChangeKind, Expect};
 use super::event::EventKind;
-use super::ids::{AppKey, InstanceId};
+use super::ids::{AppKey, InstanceId, ProcessName, ReleaseNumber};
 use super::instance::{Cause, Desired, Instance, Observed, Phase};
+use super::node::NodeStatus;
 use super::state::ClusterState;
 
 impl ClusterState {
@@ -15,7 +16,8 @@ impl ClusterState {
         }
         match &change.kind {
             ChangeKind::Place { app, process, slot, release, generation, node, reason } => {
-                if self.release(app, *release).is_none() || !self.nodes.contains_key(node) {
+                let taken = self.has_slot_filled(app, process, *slot, *release, *generation);
+                if taken || self.release(app, *release).is_none() || !self.nodes.contains_key(node) {
                     fx.refused += 1;
                     return;
                 }
@@ -74,6 +76,29 @@ impl ClusterState {
             }
             ChangeKind::ForgetApp { app } => self.forget_app(fx, app),
         }
+    }
+
+    /// Whether the slot has what a `Place` would make. No version says so: a change that was
+    /// proposed twice, since its first outcome was not seen, finds the app as it was.
+    fn has_slot_filled(
+        &self,
+        app: &AppKey,
+        process: &ProcessName,
+        slot: u32,
+        release: ReleaseNumber,
+        generation: u64,
+    ) -> bool {
+        let stays = |i: &Instance| {
+            self.nodes.get(&i.node).is_some_and(|n| n.status == NodeStatus::Up && !n.draining)
+        };
+        self.instances_of(app).any(|i| {
+            (&i.process, i.slot, i.release) == (process, slot, release)
+                && i.generation >= generation
+                && i.desired == Desired::Run
+                && i.observed.phase != Phase::Stopped
+                && !i.superseded
+                && stays(i)
+        })
     }
 
     fn holds(&self, expect: &Expect) -> bool {

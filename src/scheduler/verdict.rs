@@ -1,0 +1,195 @@
+//! Whether a deployment is over: done, or failed and why, told so that a person knows what
+//! to do. A deployment always ends: it has a deadline.
+
+use super::filter::Ask;
+use super::goal::Goal;
+use super::pool::Pool;
+use super::rollout::Process;
+use crate::model::ClusterState;
+use crate::model::app::{Deployment, DeploymentStatus};
+use crate::model::instance::{Desired, Instance, Phase};
+use crate::model::time::Timestamp;
+
+/// Attempts in a row that ended badly until a deployment is given up: the first may have been
+/// bad luck, the second the same, a third is the app. The agent's backoff lies between them.
+pub(super) const CRASHES_TO_FAIL: u32 = 3;
+
+/// Lines of an instance's log in a message.
+const LINES_TOLD: usize = 10;
+
+pub(super) struct End {
+    pub status: DeploymentStatus,
+    pub message: String,
+}
+
+pub(super) fn verdict(
+    state: &ClusterState,
+    goal: &Goal<'_>,
+    deployment: &Deployment,
+    processes: &[Process<'_>],
+    pool: &Pool<'_>,
+    now: Timestamp,
+) -> Option<End> {
+    if is_done(state, goal, deployment, processes) {
+        let ready = processes.iter().filter(|p| p.spec.is_some());
+        let counts: Vec<String> = ready.map(|p| format!("{} {}/{}", p.name, p.wanted, p.wanted)).collect();
+        return Some(End {
+            status: DeploymentStatus::Done,
+            message: format!("ready: {}", counts.join(", ")),
+        });
+    }
+    let message = match crash_loop(state, goal, deployment) {
+        Some(message) => message,
+        None if now >= deployment.deadline_at => overdue(state, goal, deployment, processes, pool),
+        None => return None,
+    };
+    let reverts = goal.place.is_some_and(|release| release.spec.deploy.auto_revert)
+        && goal.previous.is_some_and(|previous| previous.number != deployment.release);
+    let status = if reverts { DeploymentStatus::Reverted } else { DeploymentStatus::Failed };
+    Some(End { status, message })
+}
+
+/// New: of the deployment's release, and not to be replaced by a restart.
+fn is_new(goal: &Goal<'_>, deployment: &Deployment, instance: &Instance) -> bool {
+    instance.desired == Desired::Run
+        && instance.observed.phase != Phase::Stopped
+        && instance.release == deployment.release
+        && instance.generation >= goal.app.generation
+        && !instance.superseded
+}
+
+/// Where it runs does not matter here: one on a node that is being drained has earned its
+/// place, and moves later.
+fn is_done(
+    state: &ClusterState,
+    goal: &Goal<'_>,
+    deployment: &Deployment,
+    processes: &[Process<'_>],
+) -> bool {
+    let up = |i: &Instance| {
+        state.nodes.get(&i.node).is_some_and(|n| n.status == crate::model::node::NodeStatus::Up)
+    };
+    let of_app = || state.instances_of(&goal.app.key);
+    let full = processes.iter().filter(|p| p.spec.is_some()).all(|process| {
+        let ready = of_app()
+            .filter(|i| i.process == *process.name && is_new(goal, deployment, i) && i.is_ready() && up(i));
+        ready.count() as u32 >= process.wanted
+    });
+    // Those on a node that is down can't be seen to stop.
+    let old = |i: &Instance| {
+        i.desired == Desired::Run
+            && i.observed.phase != Phase::Stopped
+            && i.release != deployment.release
+            && up(i)
+    };
+    full && !of_app().any(|i| old(i))
+}
+
+/// Three attempts in a row of a new instance, none of them ever healthy.
+fn crash_loop(state: &ClusterState, goal: &Goal<'_>, deployment: &Deployment) -> Option<String> {
+    let looping = state.instances_of(&goal.app.key).find(|instance| {
+        is_new(goal, deployment, instance)
+            && !instance.observed.ready
+            && instance.observed.failures >= CRASHES_TO_FAIL
+            // One from before may have failed for long: this deployment has not made it.
+            && instance.created_at >= deployment.started_at
+    })?;
+    Some(tell_crashes(state, looping))
+}
+
+/// `web.1 on node-1 exited with status 1 three times; its last lines: …`
+pub(super) fn tell_crashes(state: &ClusterState, instance: &Instance) -> String {
+    let exit = instance.observed.last_exit.as_ref().map_or_else(|| "ended".to_owned(), ToString::to_string);
+    let times = times(instance.observed.failures);
+    format!("{} {exit} {times}{}", on_node(state, instance), last_lines(instance))
+}
+
+/// `web.1 on node-1`.
+pub(super) fn on_node(state: &ClusterState, instance: &Instance) -> String {
+    let node =
+        state.nodes.get(&instance.node).map_or_else(|| instance.node.to_string(), |n| n.name.to_string());
+    format!("{}.{} on {node}", instance.process, instance.slot)
+}
+
+fn times(count: u32) -> String {
+    match count {
+        1 => "once".into(),
+        2 => "twice".into(),
+        3 => "three times".into(),
+        4 => "four times".into(),
+        5 => "five times".into(),
+        more => format!("{more} times"),
+    }
+}
+
+fn last_lines(instance: &Instance) -> String {
+    let tail = &instance.observed.log_tail;
+    if tail.is_empty() {
+        return "; it wrote nothing to its log".into();
+    }
+    let lines = &tail[tail.len().saturating_sub(LINES_TOLD)..];
+    format!("; its last lines:\n{}", lines.join("\n"))
+}
+
+/// What a deployment was still waiting for when its time was up.
+fn overdue(
+    state: &ClusterState,
+    goal: &Goal<'_>,
+    deployment: &Deployment,
+    processes: &[Process<'_>],
+    pool: &Pool<'_>,
+) -> String {
+    let allowed = deployment.deadline_at.since(deployment.started_at).as_secs();
+    format!("not ready within {allowed} s: {}", waits_for(state, goal, deployment, processes, pool))
+}
+
+/// The first thing that a deployment waits for, with its reason.
+pub(super) fn waits_for(
+    state: &ClusterState,
+    goal: &Goal<'_>,
+    deployment: &Deployment,
+    processes: &[Process<'_>],
+    pool: &Pool<'_>,
+) -> String {
+    let new: Vec<_> = state.instances_of(&goal.app.key).filter(|i| is_new(goal, deployment, i)).collect();
+    if let Some(instance) = new.iter().find(|i| !i.observed.ready) {
+        return tell_unready(state, instance);
+    }
+    for process in processes {
+        let Some(spec) = process.spec else { continue };
+        let there = new.iter().filter(|i| i.process == *process.name).count() as u32;
+        if there < process.wanted {
+            let ask = Ask { need: spec.need() };
+            let lacking = format!("{} of {} {}", process.wanted - there, process.wanted, process.name);
+            return if pool.fits(&ask) {
+                format!("{lacking} not yet placed")
+            } else {
+                format!("{lacking} can't be placed: {}", pool.refusal(&ask))
+            };
+        }
+    }
+    let old = state.instances_of(&goal.app.key).find(|i| i.release != deployment.release);
+    old.map_or_else(
+        || "the last reports of its nodes".to_owned(),
+        |old| format!("{} still runs v{}", on_node(state, old), old.release),
+    )
+}
+
+fn tell_unready(state: &ClusterState, instance: &Instance) -> String {
+    let seen = &instance.observed;
+    let place = on_node(state, instance);
+    let why = |default: &str| if seen.message.is_empty() { default.to_owned() } else { seen.message.clone() };
+    match seen.phase {
+        Phase::Pending => format!("{place} was not yet taken up by its node"),
+        Phase::Preparing => format!("{place} is being prepared: {}", why("its image is fetched")),
+        Phase::Starting | Phase::Running => {
+            format!(
+                "{place} runs and is not ready: {}{}",
+                why("its health check has not succeeded"),
+                last_lines(instance)
+            )
+        }
+        Phase::Backoff => tell_crashes(state, instance),
+        Phase::Stopping | Phase::Stopped => format!("{place} is stopping"),
+    }
+}
