@@ -249,7 +249,8 @@ impl Follow {
         if self.pending.is_empty() {
             let Some(view) = self.watch.changed().await else { return Err(stopped()) };
             self.is_over = view.state.app(&self.app).is_none();
-            for instance in view.state.instances_of(&self.app).filter(|instance| instance.id > self.newest) {
+            let known = self.newest;
+            for instance in view.state.instances_of(&self.app).filter(|instance| instance.id > known) {
                 self.newest = instance.id;
                 if target::matches(&self.target, instance) {
                     self.pending.push_back(source_of(instance));

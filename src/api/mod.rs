@@ -21,6 +21,7 @@ mod listen;
 mod logs;
 mod nodes;
 mod panics;
+mod raft_store;
 mod show;
 mod status;
 mod store;
@@ -35,10 +36,11 @@ pub use host::{
     LogLine, LogQuery, LogSource, LogStream, Progress, Step, TerminalSize,
 };
 pub use status::Fault;
-pub use store::{Leader, Store, StoreError, View, Watch};
+pub use store::{Leader, Store, StoreError, Watch};
 
 use crate::model::ids::TenantName;
 use crate::proto::{DESCRIPTORS, v1};
+use crate::raft::View;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;

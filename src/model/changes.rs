@@ -88,9 +88,8 @@ impl ClusterState {
         release: ReleaseNumber,
         generation: u64,
     ) -> bool {
-        let stays = |i: &Instance| {
-            self.nodes.get(&i.node).is_some_and(|n| n.status == NodeStatus::Up && !n.draining)
-        };
+        let stays =
+            |i: &Instance| self.nodes.get(&i.node).is_some_and(|n| n.status == NodeStatus::Up && !n.draining);
         self.instances_of(app).any(|i| {
             (&i.process, i.slot, i.release) == (process, slot, release)
                 && i.generation >= generation

@@ -159,21 +159,21 @@ pub(super) fn stored_membership_from_wire(stored: v1::StoredMembership) -> Resul
 
 /// The entry as a record for its place in the log.
 pub(super) fn seal_entry(entry: &Entry) -> Vec<u8> {
-    use v1::log_entry::Payload;
+    use v1::raft_entry::Payload;
     let payload = match &entry.payload {
         EntryPayload::Blank => Payload::Blank(v1::Blank {}),
         EntryPayload::Normal(command) => Payload::Command(command.0.clone()),
         EntryPayload::Membership(membership) => Payload::Membership(membership_to_wire(membership)),
     };
-    let message = v1::LogEntry { id: Some(log_id_to_wire(&entry.log_id)), payload: Some(payload) };
+    let message = v1::RaftEntry { id: Some(log_id_to_wire(&entry.log_id)), payload: Some(payload) };
     seal(Kind::Entry, &entry.log_id.index.to_be_bytes(), &message)
 }
 
 /// The entry that the record at `index` holds.
 pub(super) fn open_entry(index: u64, record: &Bytes) -> Result<Entry, Fault> {
-    use v1::log_entry::Payload;
+    use v1::raft_entry::Payload;
     let read = || -> Result<Entry, Fault> {
-        let message: v1::LogEntry = open(Kind::Entry, &index.to_be_bytes(), record)?;
+        let message: v1::RaftEntry = open(Kind::Entry, &index.to_be_bytes(), record)?;
         let id = message.id.ok_or_else(|| Fault::Damaged("has no log id".into()))?;
         if id.index != index {
             return Err(Fault::Damaged(format!("says that it is entry {}", id.index)));

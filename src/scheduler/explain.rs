@@ -11,9 +11,7 @@ use super::rollout::Process;
 use super::verdict;
 use crate::model::ClusterState;
 use crate::model::app::{App, DeploymentStatus};
-use crate::model::ids::{
-    AppKey, DeploymentId, InstanceId, NodeName, ProcessKey, ProcessName, ReleaseNumber,
-};
+use crate::model::ids::{AppKey, DeploymentId, InstanceId, NodeName, ProcessKey, ProcessName, ReleaseNumber};
 use crate::model::instance::{Desired, Exit, Instance, Phase};
 use crate::model::node::{Node, NodeStatus};
 use crate::model::resources::Resources;
@@ -140,7 +138,8 @@ impl<'a> Asker<'a> {
             findings.push(self.counts(key, process));
         }
         // Those that are as they should be are in the counts.
-        let quiet = |i: &Instance| i.is_ready() && self.node_of(i).is_some_and(|n| n.status == NodeStatus::Up);
+        let quiet =
+            |i: &Instance| i.is_ready() && self.node_of(i).is_some_and(|n| n.status == NodeStatus::Up);
         findings.extend(self.standings(key, |i| !quiet(i)));
         Explanation { subject: key.to_string(), findings }
     }
