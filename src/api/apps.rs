@@ -1,7 +1,7 @@
 //! Apps: deploy, scale, restart, stop, start, remove, and the watches of what comes of it.
 
 use super::stream::{Reply, stopped};
-use super::{Api, Fault, OPERATOR, View, Watch, show, target, tenant};
+use super::{Api, Fault, OPERATOR, View, Watch, show, target, tenant, why};
 use crate::model::command::{self, Action};
 use crate::model::ids::{AppKey, DeploymentId};
 use crate::model::manifest::COUNT_MAX;
@@ -258,7 +258,7 @@ impl Progress {
         Some(v1::DeploymentProgress {
             deployment: Some(v1::Deployment::from(&**deployment)),
             instances: state.instances_of(&self.key).map(|i| v1::Instance::from(&**i)).collect(),
-            waiting_for: if over { String::new() } else { show::waiting_for(state, deployment) },
+            waiting_for: if over { String::new() } else { why::waiting_for(state, deployment) },
             over,
             index: state.index,
         })

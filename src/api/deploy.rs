@@ -33,6 +33,8 @@ impl Api {
             .source
             .ok_or_else(|| Fault::Invalid("nothing to deploy: give a manifest or an image".into()))?;
         let wish = Wish::read(source, request.image_override)?;
+        // Until it is in a release, nothing else keeps a nameless image from being collected.
+        let _naming = self.naming.read().await;
         let View { state, .. } = self.view(false).await?;
         let (image_name, record) = self.find_image(&state, &tenant, &wish.image)?;
         check_platform(&state, &image_name, &record.platform)?;

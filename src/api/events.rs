@@ -135,5 +135,5 @@ impl Reader {
 /// Whether the ring has forgotten events after `place`. From the beginning (index 0) means
 /// "all that is kept", which is never a gap.
 fn has_gap(events: &EventRing, place: Place) -> bool {
-    place.index > 0 && (place.index, place.sub) < events.forgotten()
+    place.index > 0 && events.forgot_after(place.index, place.sub)
 }

@@ -21,12 +21,14 @@ mod listen;
 mod logs;
 mod nodes;
 mod panics;
+mod raft_store;
 mod show;
 mod status;
 mod store;
 mod stream;
 mod target;
 mod upload;
+mod why;
 
 pub use deploy::content_hash;
 pub use host::{
@@ -34,14 +36,16 @@ pub use host::{
     LogLine, LogQuery, LogSource, LogStream, Progress, Step, TerminalSize,
 };
 pub use status::Fault;
-pub use store::{Leader, Store, StoreError, View, Watch};
+pub use store::{Leader, Store, StoreError, Watch};
 
 use crate::model::ids::TenantName;
 use crate::proto::{DESCRIPTORS, v1};
+use crate::raft::View;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::UnixListener;
+use tokio::sync::RwLock;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::transport::Server;
@@ -71,6 +75,9 @@ struct Api {
     store: Arc<dyn Store>,
     host: Arc<dyn Host>,
     uploads: Arc<upload::Uploads>,
+    /// Read while an image is on its way to a name or a release, written by the collection of
+    /// what has neither: what is about to be used is not freed.
+    naming: Arc<RwLock<()>>,
     /// Cancelled when the server stops: watches end then, so that they don't hold it up.
     stopping: CancellationToken,
 }
@@ -90,7 +97,13 @@ impl Api {
 pub fn routes(deps: Deps, stopping: CancellationToken) -> Result<Routes, ServeError> {
     let uploads = upload::Uploads::open(deps.upload_dir.clone())
         .map_err(|source| ServeError::UploadDir { path: deps.upload_dir, source })?;
-    let api = Api { store: deps.store, host: deps.host, uploads: Arc::new(uploads), stopping };
+    let api = Api {
+        store: deps.store,
+        host: deps.host,
+        uploads: Arc::new(uploads),
+        naming: Arc::default(),
+        stopping,
+    };
     macro_rules! bounded {
         ($server:ty) => {
             <$server>::new(api.clone())

@@ -83,7 +83,7 @@ fn problems(
         problems.push(format!("the deployment of v{} {end}: {}", failed.release, failed.message));
     }
     problems.extend(instances.iter().filter_map(|instance| instance_problem(state, instance)));
-    if let Some(release) = release.filter(|_| !app.stopped && !app.removing) {
+    if let Some(release) = release.filter(|_| !app.stopped && !app.removing && app.deployment.is_none()) {
         for (name, spec) in &release.spec.processes {
             let wanted = app.count(name, spec);
             let placed = state
@@ -103,7 +103,7 @@ fn problems(
 }
 
 /// What is wrong with one instance, if anything is.
-pub(super) fn instance_problem(state: &ClusterState, instance: &Instance) -> Option<String> {
+fn instance_problem(state: &ClusterState, instance: &Instance) -> Option<String> {
     let seen = &instance.observed;
     let name = instance.name();
     if let Some(node) =
@@ -129,57 +129,5 @@ pub(super) fn instance_problem(state: &ClusterState, instance: &Instance) -> Opt
             Some(format!("{name} runs but is not ready: {}", seen.message))
         }
         _ => None,
-    }
-}
-
-/// What a running deployment waits for, in a sentence.
-pub(super) fn waiting_for(state: &ClusterState, deployment: &Deployment) -> String {
-    let (Some(app), Some(release)) =
-        (state.app(&deployment.app), state.release(&deployment.app, deployment.release))
-    else {
-        return String::new();
-    };
-    let instances: Vec<_> = state.instances_of(&app.key).collect();
-    let fresh = |i: &&&Arc<Instance>| i.release == release.number && i.desired == Desired::Run;
-    for (name, spec) in &release.spec.processes {
-        let wanted = app.count(name, spec) as usize;
-        let of: Vec<_> = instances.iter().filter(fresh).filter(|i| i.process == *name).collect();
-        let ready = of.iter().filter(|i| i.is_ready()).count();
-        if ready >= wanted {
-            continue;
-        }
-        let behind =
-            of.iter().filter(|i| !i.is_ready()).max_by_key(|i| (i.observed.failures, i.observed.phase as u8));
-        return match behind {
-            Some(instance) => describe(state, instance, spec),
-            None => format!("a place for {}/{name}", app.key),
-        };
-    }
-    let old = instances.iter().filter(|i| i.release != release.number).count();
-    match old {
-        0 => "the last checks".into(),
-        1 => "1 old instance to stop".into(),
-        n => format!("{n} old instances to stop"),
-    }
-}
-
-fn describe(state: &ClusterState, instance: &Instance, spec: &crate::model::app::ProcessSpec) -> String {
-    let name = instance.name();
-    let node = state.nodes.get(&instance.node).map(|n| format!(" on {}", n.name)).unwrap_or_default();
-    let seen = &instance.observed;
-    match seen.phase {
-        Phase::Pending => format!("{name} to be taken up{node}"),
-        Phase::Preparing => format!("the image of {name} to be unpacked{node}"),
-        Phase::Starting | Phase::Running => match (&seen.message[..], spec.port) {
-            ("", Some(port)) => format!("{name} to answer on port {port}"),
-            ("", None) => format!("{name} to be ready"),
-            (message, _) => format!("{name} to be ready: {message}"),
-        },
-        Phase::Backoff => {
-            let why =
-                seen.last_exit.as_ref().map(ToString::to_string).unwrap_or_else(|| seen.message.clone());
-            format!("{name} to be started again: {why}")
-        }
-        Phase::Stopping | Phase::Stopped => format!("{name} to be replaced"),
     }
 }

@@ -1,17 +1,9 @@
 //! What the API asks of the replicated state. `raft::Handle` answers in a node; the tests
 //! answer from memory with the same `ClusterState::apply`.
 
-use crate::model::ClusterState;
 use crate::model::command::{Action, Rejection, Reply};
-use crate::model::event::EventRing;
 use crate::model::ids::RaftId;
-
-/// One unchanging view of the cluster: cheap to clone, nothing moves under its reader.
-#[derive(Clone, Debug, Default)]
-pub struct View {
-    pub state: ClusterState,
-    pub events: EventRing,
-}
+use crate::raft::View;
 
 /// Who leads, as this node sees it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

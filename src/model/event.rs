@@ -81,28 +81,15 @@ impl EventKind {
 #[derive(Clone, Debug, Default)]
 pub struct EventRing {
     events: imbl::Vector<Arc<Event>>,
-    /// The last event that is not kept any more.
-    forgotten: (u64, u32),
 }
 
 /// Some hours of a busy cluster, at about 300 bytes each about a megabyte.
 const KEPT: usize = 4096;
 
 impl EventRing {
-    /// A ring that knows nothing of what happened up to `index`: a state that came without its events.
-    pub fn after_index(index: u64) -> Self {
-        Self { events: imbl::Vector::new(), forgotten: (index, u32::MAX) }
-    }
-
-    /// The last event, as (index, sub), that is not kept any more; (0, 0) when none was lost.
-    /// A resume from before it has a gap.
-    pub fn forgotten(&self) -> (u64, u32) {
-        self.forgotten
-    }
-
     pub fn push(&mut self, event: Event) {
         if self.events.len() >= KEPT {
-            self.forgotten = self.events.pop_front().map_or(self.forgotten, |e| (e.index, e.sub));
+            self.events.pop_front();
         }
         self.events.push_back(Arc::new(event));
     }
@@ -115,6 +102,13 @@ impl EventRing {
     pub fn after(&self, index: u64, sub: u32) -> impl Iterator<Item = &Arc<Event>> {
         let start = self.events.iter().rposition(|e| (e.index, e.sub) <= (index, sub)).map_or(0, |p| p + 1);
         self.events.iter().skip(start)
+    }
+
+    /// Whether events after (index, sub) may have been forgotten: a resume from there has a gap.
+    /// A ring that is not full never forgot any. Asked of the last one that was forgotten, it
+    /// says yes though nothing is missing; it cannot tell.
+    pub fn forgot_after(&self, index: u64, sub: u32) -> bool {
+        self.events.len() >= KEPT && self.events.front().is_some_and(|e| (index, sub) < (e.index, e.sub))
     }
 
     /// The oldest index that is still kept: a resume from before it has a gap.
