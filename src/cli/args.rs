@@ -175,7 +175,7 @@ pub struct DeployArguments {
     #[arg(long, value_name = "REF")]
     pub image: Option<String>,
     /// The app's name, where no manifest gives it [default: the folder's or the image's name]
-    #[arg(long, visible_alias = "app", value_name = "APP", value_parser = parse_app)]
+    #[arg(long, visible_alias = "app", visible_short_alias = 'a', value_name = "APP", value_parser = parse_app)]
     pub name: Option<String>,
     /// The port that the image listens on [default: the one that it exposes]
     #[arg(long, value_name = "N", requires = "image", value_parser = clap::value_parser!(u16).range(1..))]

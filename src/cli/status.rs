@@ -36,10 +36,7 @@ pub async fn run(args: StatusArguments, client: Client) -> anyhow::Result<()> {
 async fn watch(out: &Out, client: &Client, message: &v1::StatusRequest) -> anyhow::Result<()> {
     let mut backoff = Backoff::default();
     loop {
-        let lost = match watch_once(out, client, message, &mut backoff).await {
-            Ok(()) => None,
-            Err(error) => Some(error),
-        };
+        let lost = watch_once(out, client, message, &mut backoff).await.err();
         backoff.wait(lost).await?;
     }
 }
