@@ -7,6 +7,7 @@ pub mod agent; // makes this host match its assignments
 pub mod api; // the gRPC server
 pub mod build; // source -> image: static sites
 pub mod cli; // one file for each verb; talks only gRPC
+pub mod telemetry; // what the node says of itself
 pub mod clock; // where time, randomness and fresh ids enter
 pub mod controller; // leader-only loops: watch, plan, propose
 pub mod images; // content-addressed blobs, import, unpacking

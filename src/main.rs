@@ -2,6 +2,8 @@
 //! everything else to `cli`.
 
 use nodectl::cli::{self, Parsed};
+use nodectl::{build, node, proxy, runtime};
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 #[global_allocator]
@@ -9,19 +11,20 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     // Hidden verbs: nobody types them.
-    let mut args = std::env::args_os().skip(1);
-    match args.next().as_deref().and_then(|verb| verb.to_str()) {
-        Some("shim") => return nodectl::runtime::shim::main(),
-        Some("exec-helper") => return nodectl::runtime::exec::helper::main(),
-        Some("proxy") => return nodectl::proxy::main(),
-        Some("static-server") => return nodectl::build::static_server_main(args),
+    let args: Vec<OsString> = std::env::args_os().skip(1).collect();
+    match args.first().and_then(|verb| verb.to_str()) {
+        Some("shim") => return runtime::shim::main(&args[1..]),
+        Some("exec-helper") => return runtime::exec::helper::main(&args[1..]),
+        Some("proxy") => return proxy::main(),
+        Some("static-server") => return build::static_server_main(args.into_iter().skip(1)),
         _ => {}
     }
     match cli::parse() {
         Parsed::Client(request) => request.run(),
         Parsed::Over(code) => code,
         Parsed::Dev(options) => {
-            todo!()
+            let cli::DevOptions { site, data_dir, http } = options;
+            node::main(node::Options { data_dir, http }, |up| cli::dev_is_up(up.socket, up.http, site, up.warnings))
         }
     }
 }

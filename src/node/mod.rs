@@ -1,6 +1,43 @@
 //! The composition root: opens the stores, starts the loops, orders the shutdown. No logic
 //! of its own. Start with `dev.rs`.
 
+mod dev;
 mod folder;
+mod gate;
+mod host;
 mod machine;
+mod publish;
+mod store;
 mod tasks;
+mod wiring;
+
+pub use dev::{Options, Up};
+
+use std::process::ExitCode;
+
+/// Runs a node in the foreground until it is told to end; see [`dev::run`]. Errors are told on
+/// standard error, with what to try.
+pub fn main<F>(options: Options, on_up: impl FnOnce(Up) -> F) -> ExitCode
+where
+    F: Future<Output = anyhow::Result<()>>,
+{
+    crate::telemetry::start();
+    // Two: one may wait for a lock or a disk while the other answers; containers and requests
+    // have processes of their own.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let ended = match runtime {
+        Ok(runtime) => {
+            let ended = runtime.block_on(dev::run(options, on_up));
+            runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+            ended
+        }
+        Err(error) => Err(error.into()),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

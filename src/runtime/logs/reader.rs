@@ -1,0 +1,175 @@
+//! Reading logs: the last N lines, everything since a time, and following while they grow.
+//!
+//! Follows across rotation, across restarts of the container and to its next instance, since
+//! all write into the slot's folder. Reading is blocking file work in small steps; the async
+//! [`follow`] runs it and polls for growth.
+
+use super::format::{Entry, parse};
+use super::{FileName, files};
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+/// Which lines to begin with.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Query {
+    /// At most the last so many; `None` is all that are kept.
+    pub tail: Option<usize>,
+    pub since: Option<SystemTime>,
+}
+
+/// A place in a slot's logs, from which reading goes on.
+#[derive(Debug)]
+pub struct Reader {
+    dir: PathBuf,
+    /// The file being read and how far; `None` before the first file exists.
+    at: Option<(FileName, u64)>,
+    torn: Vec<u8>,
+}
+
+impl Reader {
+    pub fn new(dir: &Path) -> Self {
+        Self { dir: dir.to_owned(), at: None, torn: Vec::new() }
+    }
+
+    /// What the query asks for, oldest first; the reader then stands at the end.
+    pub fn begin(&mut self, query: Query) -> Vec<Entry> {
+        let mut entries = std::collections::VecDeque::new();
+        loop {
+            let more = self.read_on();
+            if more.is_empty() {
+                break;
+            }
+            for entry in more {
+                if query.since.is_some_and(|since| entry.time < since) {
+                    continue;
+                }
+                entries.push_back(entry);
+                if query.tail.is_some_and(|tail| entries.len() > tail) {
+                    entries.pop_front();
+                }
+            }
+        }
+        entries.into()
+    }
+
+    /// What was written since the last call; empty at the end. At most 1 MiB at a time.
+    pub fn read_on(&mut self) -> Vec<Entry> {
+        loop {
+            let all = files(&self.dir);
+            let (name, offset) = match self.at.take() {
+                Some(at) => at,
+                None => match all.first() {
+                    Some(first) => (first.clone(), 0),
+                    None => return Vec::new(),
+                },
+            };
+            // Looked for before reading: a file that has a successor is complete.
+            let next = all.into_iter().find(|file| *file > name);
+            let entries = self.read_file(&name, offset);
+            match (entries.is_empty(), next) {
+                (true, Some(next)) => {
+                    self.torn.clear();
+                    self.at = Some((next, 0));
+                }
+                _ => return entries,
+            }
+        }
+    }
+
+    fn read_file(&mut self, name: &FileName, offset: u64) -> Vec<Entry> {
+        let mut bytes = Vec::new();
+        // A file that is gone was rotated away: nothing to read, go on with the next.
+        let read = File::open(self.dir.join(name.to_string())).and_then(|mut file| {
+            file.seek(SeekFrom::Start(offset))?;
+            file.take(1 << 20).read_to_end(&mut bytes)
+        });
+        self.at = Some((name.clone(), offset + read.unwrap_or(0) as u64));
+        self.torn.extend_from_slice(&bytes);
+        let whole = self.torn.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        let lines: Vec<u8> = self.torn.drain(..whole).collect();
+        lines.split(|byte| *byte == b'\n').filter_map(parse).collect()
+    }
+}
+
+/// Sends what the query asks for, then each new line, until the receiver goes away.
+///
+/// Polls every 100 ms: what a person reading along doesn't notice, and cheap.
+///
+/// # Cancel safety
+/// Dropping the future stops reading; nothing is left behind.
+pub async fn follow(dir: PathBuf, query: Query, to: tokio::sync::mpsc::Sender<Entry>) {
+    let mut reader = Reader::new(&dir);
+    let mut entries = reader.begin(query);
+    loop {
+        for entry in entries {
+            if to.send(entry).await.is_err() {
+                return;
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_millis(100)) => {}
+            () = to.closed() => return,
+        }
+        entries = reader.read_on();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::format::Stream;
+    use super::super::writer::Writer;
+    use super::*;
+    use crate::runtime::launch::LogLimits;
+
+    fn texts(entries: &[Entry]) -> Vec<&str> {
+        entries.iter().map(|entry| entry.text.as_str()).collect()
+    }
+
+    #[test]
+    fn reading_goes_on_across_rotation_and_restart() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let limits = LogLimits { file_bytes: 200, files: 100 };
+        let mut reader = Reader::new(dir.path());
+        assert!(reader.begin(Query::default()).is_empty());
+        let mut seen = Vec::new();
+        let start = SystemTime::now();
+        for (attempt, key) in ["7.1", "7.2"].iter().enumerate() {
+            let started = start + Duration::from_secs(attempt as u64);
+            let mut writer = Writer::new(dir.path().into(), key, limits, started);
+            for line in 0..50 {
+                writer.feed(Stream::Stdout, format!("{key} {line}\n").as_bytes(), SystemTime::now());
+                if line % 7 == 0 {
+                    seen.extend(reader.read_on());
+                }
+            }
+        }
+        loop {
+            let more = reader.read_on();
+            if more.is_empty() {
+                break;
+            }
+            seen.extend(more);
+        }
+        let expected: Vec<String> =
+            ["7.1", "7.2"].iter().flat_map(|key| (0..50).map(move |line| format!("{key} {line}"))).collect();
+        assert_eq!(texts(&seen), expected);
+    }
+
+    #[test]
+    fn tail_and_since_choose_where_to_begin() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let mut writer = Writer::new(dir.path().into(), "7.1", LogLimits::default(), SystemTime::now());
+        let start = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        for second in 0..10u64 {
+            let stream = if second % 2 == 0 { Stream::Stdout } else { Stream::Stderr };
+            writer.feed(stream, format!("{second}\n").as_bytes(), start + Duration::from_secs(second));
+        }
+        let begin = |query| Reader::new(dir.path()).begin(query);
+        assert_eq!(texts(&begin(Query { tail: Some(3), since: None })), ["7", "8", "9"]);
+        let since = Some(start + Duration::from_secs(8));
+        assert_eq!(texts(&begin(Query { tail: None, since })), ["8", "9"]);
+        assert_eq!(begin(Query::default())[1].stream, Stream::Stderr);
+    }
+}
