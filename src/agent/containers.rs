@@ -51,7 +51,7 @@ impl Host {
             adopted.push(Adopted {
                 instance: container.instance(),
                 attempt: container.attempt(),
-                address: container.address(),
+                ip: container.address(),
             });
             self.watch(container);
         }

@@ -10,7 +10,7 @@ use crate::clock;
 use crate::model::ids::{InstanceId, ViewVersion};
 use crate::model::project::{Assignment, Assignments};
 use std::collections::{BTreeMap, HashMap};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +23,7 @@ use tokio_util::task::AbortOnDropHandle;
 pub struct Adopted {
     pub instance: InstanceId,
     pub attempt: u32,
-    pub address: Option<SocketAddr>,
+    pub ip: Option<IpAddr>,
 }
 
 pub struct Config {
@@ -139,10 +139,12 @@ impl<C: Containers, G: Gate> Loop<C, G> {
         for found in adopted {
             let assignment = self.assigned.instances.iter().find(|a| a.instance.id == found.instance);
             let observed = assignment.map(|a| a.instance.observed.clone()).unwrap_or_default();
-            let track = Track::adopted(found.instance, found.attempt, found.address, &observed);
+            let port = assignment.and_then(|a| a.process()).and_then(|process| process.port);
+            let address = found.ip.zip(port).map(|(ip, port)| SocketAddr::new(ip, port));
+            let track = Track::adopted(found.instance, found.attempt, address, &observed);
             let proved = track.ready;
             self.tracks.insert(found.instance, track);
-            self.start_probe(found.instance, found.attempt, found.address, proved);
+            self.start_probe(found.instance, found.attempt, address, proved);
         }
     }
 

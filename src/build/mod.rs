@@ -12,8 +12,10 @@ mod archive;
 mod elf;
 mod server;
 mod site;
+mod upload;
 
 pub use server::static_server_main;
+pub use upload::static_site_archive;
 
 use crate::images::{self, Imported, Limits, Store};
 use serde_json::json;

@@ -12,6 +12,7 @@ mod cluster;
 mod completions;
 mod deploy;
 mod deploy_watch;
+mod dev;
 mod events;
 mod exec;
 mod failure;
@@ -36,6 +37,8 @@ mod words;
 
 use args::{AppVerb, Arguments, ClusterVerb, ImageVerb, NodeVerb, ServiceVerb, Verb};
 use clap::{CommandFactory, Parser};
+pub use dev::is_up as dev_is_up;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;

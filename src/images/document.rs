@@ -44,6 +44,17 @@ pub struct Layer {
     pub(crate) compression: Compression,
 }
 
+impl Layer {
+    /// As OCI names it (image-spec, media-types.md).
+    pub fn media_type(&self) -> &'static str {
+        match self.compression {
+            Compression::None => OCI_LAYER,
+            Compression::Gzip => "application/vnd.oci.image.layer.v1.tar+gzip",
+            Compression::Zstd => "application/vnd.oci.image.layer.v1.tar+zstd",
+        }
+    }
+}
+
 /// What a descriptor leads to.
 #[derive(Debug)]
 pub(crate) enum Document {

@@ -3,7 +3,7 @@
 use super::folder::Folder;
 use super::gate::ProxyGate;
 use super::host::ThisHost;
-use super::store::{Reports, Store};
+use super::store::Reports;
 use super::tasks::{Policy, Tasks};
 use super::wiring::Bridge;
 use super::{machine, publish};
@@ -143,9 +143,7 @@ impl Node {
         let supervisor = Arc::new(start_proxy(options, &run_dir, &program).await?);
         let http = supervisor.addresses().first().copied().unwrap_or(options.http);
         let started = Node::start_behind(options, folder, data, &tag, &run_dir, program, supervisor.clone(), http).await;
-        if started.is_err()
-            && let Some(supervisor) = Arc::into_inner(supervisor)
-        {
+        if started.is_err() {
             supervisor.shutdown().await;
         }
         started
@@ -178,7 +176,7 @@ impl Node {
             })
             .await?,
         );
-        let warnings = network.diagnose().await.unwrap_or_default().into_iter().map(|w| w.to_string()).collect();
+        let warnings = network.diagnose().await.unwrap_or_default().into_iter().map(|w| w.message).collect();
         let mut config = runtime::Config::new(data.clone(), tag, Arc::new(Bridge(network.clone())));
         config.run_dir = run_dir.join("containers");
         config.exe = Some(program.clone());
@@ -212,6 +210,8 @@ impl Node {
             containers: containers.clone(),
             runtime: runtime.clone(),
             images,
+            raft: raft.clone(),
+            fresh: Default::default(),
             data_dir: data.clone(),
             http_port: http.port(),
             program: program.path().to_path_buf(),
@@ -297,7 +297,7 @@ fn spawn_api(
 ) -> anyhow::Result<()> {
     let listener = bind_socket(data, "api.sock").with_context(|| format!("could not listen on {}", socket.display()))?;
     let deps = api::Deps {
-        store: Arc::new(Store(raft.clone())),
+        store: Arc::new(raft.clone()),
         host: Arc::new(host),
         upload_dir: data.join("uploads"),
     };
@@ -355,10 +355,10 @@ impl Parts {
         tasks.shutdown.cancel();
         let Parts { raft, agent: _, containers, runtime, network, supervisor, socket, .. } = self;
         let _ = std::fs::remove_file(&socket);
-        supervisor.clone().drain().await;
+        supervisor.shutdown().await;
         containers.stop_all().await;
         runtime.close();
-        if let Err(error) = network.close_shared().await {
+        if let Err(error) = network.close().await {
             tracing::warn!(%error, "something of the network is left");
         }
         raft.shutdown().await;

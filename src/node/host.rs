@@ -6,13 +6,15 @@ use crate::api::{
     LogLine, LogQuery, LogSource, LogStream, Progress,
 };
 use crate::images::{self, Limits};
+use crate::model::ClusterState;
 use crate::model::ids::{AppName, Digest, InstanceId, ProcessName};
 use crate::runtime::{self, ExecSpec, Runtime, logs};
-use crate::{build, clock};
+use crate::{build, raft};
 use bytes::Bytes;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::time::{Duration, UNIX_EPOCH};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 
@@ -25,10 +27,33 @@ pub struct ThisHost {
     pub containers: containers::Host,
     pub runtime: Runtime,
     pub images: images::Store,
+    pub raft: raft::Handle,
+    /// Images that were loaded a moment ago: kept until their names are surely recorded.
+    pub fresh: Fresh,
     pub data_dir: PathBuf,
     pub http_port: u16,
     /// nodectl itself: what serves static sites.
     pub program: PathBuf,
+}
+
+/// How long the caller of a load may take to record its names.
+const RECORDED_WITHIN: Duration = Duration::from_secs(120);
+
+#[derive(Clone, Default)]
+pub struct Fresh(Arc<Mutex<Vec<(Instant, images::Pin)>>>);
+
+impl Fresh {
+    fn keep(&self, pin: Option<images::Pin>) {
+        let mut pins = self.0.lock().expect("no panic while it is held");
+        pins.retain(|(since, _)| since.elapsed() < RECORDED_WITHIN);
+        pins.extend(pin.map(|pin| (Instant::now(), pin)));
+    }
+}
+
+/// Every image that a name, a release or an instance needs, as the state is at this moment.
+fn needed(state: &ClusterState) -> BTreeSet<Digest> {
+    let named = state.images.values().map(|image| image.digest.clone());
+    named.chain(state.releases.values().map(|release| release.image.clone())).collect()
 }
 
 fn image_error(error: images::Error) -> HostError {
@@ -63,7 +88,8 @@ async fn blocking<T: Send + 'static>(
     }
 }
 
-fn loaded(imported: images::Imported) -> Loaded {
+fn loaded(imported: images::Imported, fresh: &Fresh) -> Loaded {
+    fresh.keep(Some(imported.pin));
     Loaded {
         names: imported.names,
         digest: imported.manifest,
@@ -90,22 +116,35 @@ impl Host for ThisHost {
     async fn load_image(&self, archive: PathBuf, progress: Progress) -> Result<Vec<Loaded>, HostError> {
         let images = self.images.clone();
         let imported = blocking(move || {
-            images.import(&archive, &Limits::default(), &mut |step| progress.set(step.stage(), step.bytes()))
+            images.import(&archive, &Limits::default(), &mut |step| progress.set("unpacking", step.bytes_done))
         });
-        Ok(imported.await?.into_iter().map(loaded).collect())
+        Ok(imported.await?.into_iter().map(|image| loaded(image, &self.fresh)).collect())
     }
 
     async fn build_static(&self, archive: PathBuf, progress: Progress) -> Result<Loaded, HostError> {
         let (images, program) = (self.images.clone(), self.program.clone());
         progress.set("building", 0);
-        let built = blocking(move || build::static_site_archive(&images, &archive, &program, &Limits::default()));
-        built.await.map(loaded)
+        let build = move || build::static_site_archive(&images, &archive, &program, &Limits::default());
+        match tokio::task::spawn_blocking(build).await {
+            Ok(Ok(image)) => Ok(loaded(image, &self.fresh)),
+            Ok(Err(build::Error::Images(error))) => Err(image_error(error)),
+            Ok(Err(error)) => Err(HostError::Invalid(super::wiring::chain(error))),
+            Err(error) => Err(HostError::Failed(format!("the build failed: {error}"))),
+        }
     }
 
     async fn collect_garbage(&self, keep: BTreeSet<Digest>, dry_run: bool) -> Result<Freed, HostError> {
-        let images = self.images.clone();
-        let report = blocking(move || if dry_run { images.gc_plan(&keep) } else { images.gc(&keep) }).await?;
-        Ok(Freed { blobs: report.blobs, layers: report.layers, bytes: report.bytes })
+        let (images, raft) = (self.images.clone(), self.raft.clone());
+        self.fresh.keep(None);
+        // Read when nothing can be published any more: a name that was recorded since the
+        // caller looked counts too.
+        let roots = move || &keep | &needed(&raft.view().state);
+        let report = blocking(move || if dry_run { images.gc_plan(roots) } else { images.gc(roots) }).await?;
+        Ok(Freed {
+            blobs: report.blobs_removed as u64,
+            layers: report.layers_removed as u64,
+            bytes: report.bytes_freed,
+        })
     }
 
     async fn kept_logs(&self, app: &AppName) -> Result<Vec<LogSource>, HostError> {
@@ -122,11 +161,11 @@ impl Host for ThisHost {
 
     async fn log(&self, instance: InstanceId, query: LogQuery) -> Result<LogStream, HostError> {
         let data_dir = self.data_dir.clone();
-        let containers = self.containers.clone();
+        let raft = self.raft.clone();
         // Some lines ahead of a slow reader, not a log.
         let (tell, told) = mpsc::channel(256);
         tokio::spawn(async move {
-            let is_gone = || containers.running(instance).is_none();
+            let is_gone = || raft.view().state.instance(instance).is_none();
             send_log(&data_dir, instance, &query, &tell, is_gone).await;
         });
         Ok(Box::pin(tokio_stream::wrappers::ReceiverStream::new(told)))
@@ -153,10 +192,10 @@ impl Host for ThisHost {
 fn shown(image: images::Image) -> Image {
     let config = image.config.config().clone().unwrap_or_default();
     let layers = image.layers.iter().map(|layer| Layer {
-        digest: layer.digest.clone(),
+        digest: layer.blob.clone(),
         diff_id: layer.diff_id.to_string(),
-        size_bytes: layer.size_bytes,
-        media_type: layer.media_type.clone(),
+        size_bytes: layer.blob_bytes,
+        media_type: layer.media_type().to_owned(),
     });
     Image {
         platform: image.platform.to_string(),
@@ -168,7 +207,7 @@ fn shown(image: images::Image) -> Image {
         env: config.env().clone().unwrap_or_default(),
         exposed_ports: config.exposed_ports().clone().unwrap_or_default(),
         labels: config.labels().clone().unwrap_or_default().into_iter().collect(),
-        config_json: image.config_json.clone(),
+        config_json: serde_json::to_vec(&image.config).unwrap_or_default(),
     }
 }
 
@@ -180,7 +219,6 @@ async fn send_log(
     tell: &mpsc::Sender<Result<LogItem, HostError>>,
     is_gone: impl Fn() -> bool,
 ) {
-    let began = clock::now();
     let mut reader = logs::reader::Reader::of_instance(data_dir, instance.0, query.earlier_attempts);
     let wanted = logs::reader::Query {
         tail: query.tail.and_then(|tail| usize::try_from(tail).ok()),
@@ -204,8 +242,7 @@ async fn send_log(
                 return;
             }
         }
-        // Between two attempts nothing runs, yet more will come: only a longer silence is an end.
-        if quiet && is_gone() && clock::now().since(began) > Duration::from_secs(1) && reader.is_over() {
+        if quiet && is_gone() {
             return;
         }
         tokio::select! {

@@ -152,7 +152,7 @@ impl Supervisor {
 
     /// Lets the proxy finish what it has (bounded by `Limits::shutdown_drain`) and end, and
     /// closes its sockets.
-    pub async fn shutdown(self) {
+    pub async fn shutdown(&self) {
         let (reply, answer) = oneshot::channel();
         if self.asks.send(Ask::Shutdown { reply }).await.is_ok() {
             // An error means that the task is gone, and with it what should be shut down.

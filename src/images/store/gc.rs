@@ -36,27 +36,51 @@ impl Store {
         Ok(report)
     }
 
-    fn move_unreached(
-        &self,
-        roots: impl FnOnce() -> BTreeSet<Digest>,
-        trash: &std::path::Path,
-    ) -> Result<GcReport, Error> {
+    /// What [`Store::gc`] would remove now; removes nothing.
+    ///
+    /// # Errors
+    /// As `gc`'s.
+    pub fn gc_plan(&self, roots: impl FnOnce() -> BTreeSet<Digest>) -> Result<GcReport, Error> {
         let names = self.names();
+        let keep = self.reached(&names, roots)?;
+        let to_error = |fault: Fault| fault.into_error("the image store", self.root());
+        self.move_others(&keep, None).map_err(to_error)
+    }
+
+    fn reached(
+        &self,
+        names: &super::Names,
+        roots: impl FnOnce() -> BTreeSet<Digest>,
+    ) -> Result<BTreeSet<Key>, Error> {
         let mut keep: BTreeSet<Key> = names.pins.keys().cloned().collect();
         for root in roots() {
             if self.contains(&root) {
                 keep.extend(keys_of(&self.image(&root)?));
             }
         }
-        let to_error = |fault: Fault| fault.into_error("the image store", self.root());
-        self.move_others(&keep, trash).map_err(to_error)
+        Ok(keep)
     }
 
-    fn move_others(&self, keep: &BTreeSet<Key>, trash: &std::path::Path) -> Result<GcReport, Fault> {
-        fs::create_dir(trash).doing(|| format!("make {}", trash.display()))?;
+    fn move_unreached(
+        &self,
+        roots: impl FnOnce() -> BTreeSet<Digest>,
+        trash: &std::path::Path,
+    ) -> Result<GcReport, Error> {
+        let names = self.names();
+        let keep = self.reached(&names, roots)?;
+        let to_error = |fault: Fault| fault.into_error("the image store", self.root());
+        self.move_others(&keep, Some(trash)).map_err(to_error)
+    }
+
+    /// Without a `trash`, only counts.
+    fn move_others(&self, keep: &BTreeSet<Key>, trash: Option<&std::path::Path>) -> Result<GcReport, Fault> {
+        if let Some(trash) = trash {
+            fs::create_dir(trash).doing(|| format!("make {}", trash.display()))?;
+        }
         let mut report = GcReport::default();
         let mut number = 0;
         let mut throw_away = |path: PathBuf| -> Result<(), Fault> {
+            let Some(trash) = trash else { return Ok(()) };
             number += 1;
             match fs::rename(&path, trash.join(number.to_string())) {
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),

@@ -130,6 +130,8 @@ pub struct Entry {
     pub text: String,
     /// The line goes on with this stream's next entry.
     pub partial: bool,
+    /// Of the instance that wrote it; the file's name says which.
+    pub attempt: u32,
 }
 
 /// Reads one line of a log file; `None` for a torn or foreign one.
@@ -146,7 +148,7 @@ pub fn parse(line: &[u8]) -> Option<Entry> {
         b"P" => true,
         _ => return None,
     };
-    Some(Entry { time, stream, partial, text: String::from_utf8_lossy(fields.next()?).into_owned() })
+    Some(Entry { time, stream, partial, attempt: 0, text: String::from_utf8_lossy(fields.next()?).into_owned() })
 }
 
 #[cfg(test)]

@@ -10,8 +10,11 @@
 //! never renames: a reader simply goes on with the next.
 
 pub mod format;
+mod instances;
 pub mod reader;
 pub mod writer;
+
+pub use instances::{Source, sources};
 
 use std::path::{Path, PathBuf};
 

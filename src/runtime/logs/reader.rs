@@ -5,6 +5,7 @@
 //! [`follow`] runs it and polls for growth.
 
 use super::format::{Entry, parse};
+use super::instances::{dir_of, parse_key};
 use super::{FileName, files};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -26,11 +27,43 @@ pub struct Reader {
     /// The file being read and how far; `None` before the first file exists.
     at: Option<(FileName, u64)>,
     torn: Vec<u8>,
+    only: Option<Only>,
+}
+
+/// One instance's part of a slot's log.
+#[derive(Debug)]
+struct Only {
+    data_dir: PathBuf,
+    instance: u64,
+    /// Earlier attempts are passed over; `None` until the first look says which is the last.
+    from_attempt: Option<u32>,
 }
 
 impl Reader {
     pub fn new(dir: &Path) -> Self {
-        Self { dir: dir.to_owned(), at: None, torn: Vec::new() }
+        Self { dir: dir.to_owned(), at: None, torn: Vec::new(), only: None }
+    }
+
+    /// What one instance has written and will write, with all its attempts or from the last
+    /// on. It may not have written yet.
+    pub fn of_instance(data_dir: &Path, instance: u64, earlier_attempts: bool) -> Self {
+        let only = Only { data_dir: data_dir.to_owned(), instance, from_attempt: earlier_attempts.then_some(0) };
+        Self { dir: PathBuf::new(), at: None, torn: Vec::new(), only: Some(only) }
+    }
+
+    /// The files to read, oldest first.
+    fn files(&mut self) -> Vec<FileName> {
+        let Some(only) = self.only.as_mut() else { return files(&self.dir) };
+        if self.dir.as_os_str().is_empty() {
+            let Some(dir) = dir_of(&only.data_dir, only.instance) else { return Vec::new() };
+            self.dir = dir;
+        }
+        let mut files = files(&self.dir);
+        let attempt_of = |file: &FileName| parse_key(&file.key).filter(|(i, _)| *i == only.instance).map(|(_, a)| a);
+        let last = files.iter().filter_map(attempt_of).max();
+        let from = *only.from_attempt.get_or_insert(last.unwrap_or(0));
+        files.retain(|file| attempt_of(file).is_some_and(|attempt| attempt >= from));
+        files
     }
 
     /// What the query asks for, oldest first; the reader then stands at the end.
@@ -57,7 +90,7 @@ impl Reader {
     /// What was written since the last call; empty at the end. At most 1 MiB at a time.
     pub fn read_on(&mut self) -> Vec<Entry> {
         loop {
-            let all = files(&self.dir);
+            let all = self.files();
             let (name, offset) = match self.at.take() {
                 Some(at) => at,
                 None => match all.first() {
@@ -89,7 +122,9 @@ impl Reader {
         self.torn.extend_from_slice(&bytes);
         let whole = self.torn.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
         let lines: Vec<u8> = self.torn.drain(..whole).collect();
-        lines.split(|byte| *byte == b'\n').filter_map(parse).collect()
+        let attempt = parse_key(&name.key).map_or(0, |(_, attempt)| attempt);
+        let entries = lines.split(|byte| *byte == b'\n').filter_map(parse);
+        entries.map(|entry| Entry { attempt, ..entry }).collect()
     }
 }
 

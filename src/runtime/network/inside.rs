@@ -32,6 +32,10 @@ impl Namespace {
         Ok(Namespace(File::open(format!("/proc/{pid}/ns/net"))?))
     }
 
+    pub fn of_descriptor(descriptor: std::os::fd::OwnedFd) -> Namespace {
+        Namespace(descriptor.into())
+    }
+
     /// Whether it is the one that the calling thread is in.
     pub fn is_our_own(&self) -> io::Result<bool> {
         let own = fs::metadata("/proc/thread-self/ns/net")?;

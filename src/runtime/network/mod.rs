@@ -32,6 +32,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -177,6 +178,16 @@ impl Network {
         self.with(move |shared| shared.attach(&key, pid)).await
     }
 
+    /// As [`Network::attach`], for a namespace that is held open: whatever becomes of the
+    /// process that it was made for, this one is meant.
+    ///
+    /// # Errors
+    /// After an error, nothing of this attachment is left.
+    pub async fn attach_namespace(&self, key: &str, namespace: OwnedFd) -> Result<Attachment, Error> {
+        let key = key.to_owned();
+        self.with(move |shared| shared.attach_namespace(&key, Namespace::of_descriptor(namespace))).await
+    }
+
     /// Takes the attachment away; it is no error if there is none, or if the veth is gone with
     /// its namespace.
     pub async fn detach(&self, key: &str) -> Result<(), Error> {
@@ -217,7 +228,7 @@ impl Network {
     }
 
     /// Removes the bridge, veths, tables, what we inserted in others' chains and the records.
-    pub async fn close(self) -> Result<(), Error> {
+    pub async fn close(&self) -> Result<(), Error> {
         self.with(move |shared| shared.close()).await
     }
 
@@ -269,6 +280,13 @@ impl Shared {
         let namespace = Namespace::of_process(pid).map_err(|source| Error::Namespace { pid, source })?;
         if namespace.is_our_own().map_err(|source| Error::Namespace { pid, source })? {
             return Err(Error::HostNamespace { pid });
+        }
+        self.attach_namespace(key, namespace)
+    }
+
+    fn attach_namespace(&self, key: &str, namespace: Namespace) -> Result<Attachment, Error> {
+        if !is_key(key) {
+            return Err(Error::BadKey { key: key.to_owned() });
         }
         self.detach(key)?;
         let slot = self.reserve(key)?;
