@@ -150,7 +150,8 @@ impl Place {
     /// # Errors
     /// As [`destroy`](Self::destroy).
     pub fn destroy_tree(&self, patience: Duration) -> io::Result<()> {
-        let children = self.dirs().into_iter().flat_map(|dir| fs::read_dir(dir).into_iter().flatten().flatten());
+        let children =
+            self.dirs().into_iter().flat_map(|dir| fs::read_dir(dir).into_iter().flatten().flatten());
         let names: std::collections::BTreeSet<_> =
             children.filter(|e| e.path().is_dir()).filter_map(|e| e.file_name().into_string().ok()).collect();
         for name in names {

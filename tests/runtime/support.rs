@@ -218,7 +218,9 @@ fn cgroups(name: &str) -> BTreeSet<PathBuf> {
     for hierarchy in hierarchies.chain([root.clone()]) {
         let ours = hierarchy.join(name);
         if ours.is_dir() {
-            found.extend(fs::read_dir(&ours).into_iter().flatten().flatten().map(|e| e.path()).filter(|p| p.is_dir()));
+            found.extend(
+                fs::read_dir(&ours).into_iter().flatten().flatten().map(|e| e.path()).filter(|p| p.is_dir()),
+            );
             found.insert(ours);
         }
     }
