@@ -145,6 +145,21 @@ impl Place {
         }
     }
 
+    /// Destroys the groups below this one, then this one.
+    ///
+    /// # Errors
+    /// As [`destroy`](Self::destroy).
+    pub fn destroy_tree(&self, patience: Duration) -> io::Result<()> {
+        let children =
+            self.dirs().into_iter().flat_map(|dir| fs::read_dir(dir).into_iter().flatten().flatten());
+        let names: std::collections::BTreeSet<_> =
+            children.filter(|e| e.path().is_dir()).filter_map(|e| e.file_name().into_string().ok()).collect();
+        for name in names {
+            self.child(&name).destroy(patience)?;
+        }
+        self.destroy(patience)
+    }
+
     /// Processes that the kernel killed in this group for want of memory.
     pub fn oom_kills(&self) -> u64 {
         let file = match self.layout {

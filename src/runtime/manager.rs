@@ -27,6 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 /// Where containers live on this host.
 #[derive(Clone)]
@@ -222,9 +223,16 @@ impl Inner {
             made => made.map_err(io_error("make the folder", &folder))?,
         }
         let mut remains = self.remains(&key, None);
-        let started = self.clone().run(&mut order, &mut remains, &launch).await;
+        let mut shim_ended = None;
+        let started = self.clone().run(&mut order, &mut remains, &launch, &mut shim_ended).await;
         if started.is_err() {
             let _ = self.wiring.detach(&key).await;
+            let cgroup = remains.cgroup.clone();
+            let _ = tokio::task::spawn_blocking(move || cgroup.destroy(Duration::from_secs(10))).await;
+            // Without its container a shim ends, and its mounts with it.
+            if let Some(ended) = shim_ended {
+                let _ = tokio::time::timeout(Duration::from_secs(10), ended).await;
+            }
             let _ = tokio::task::spawn_blocking(move || remains.reclaim()).await;
         }
         started
@@ -235,6 +243,7 @@ impl Inner {
         order: &mut Order,
         remains: &mut Remains,
         launch: &Launch,
+        shim_ended: &mut Option<JoinHandle<()>>,
     ) -> Result<Container, Error> {
         let failed = |why: String| Error::Container { action: "start", name: launch.name.clone(), why };
         if launch.user_namespace == UserNamespace::Private {
@@ -248,7 +257,8 @@ impl Inner {
         let bytes = serde_json::to_vec(order).map_err(|error| failed(error.to_string()))?;
         fs::write(&file, bytes).map_err(io_error("write", &file))?;
 
-        let mut socket = spawn_shim(&self.exe, &remains.folder).map_err(Error::Spawn)?;
+        let (mut socket, ended) = spawn_shim(&self.exe, &remains.folder).map_err(Error::Spawn)?;
+        *shim_ended = Some(ended);
         let mut buffer = Vec::new();
         let snapshot = tokio::time::timeout(CREATE_DEADLINE, Link::hear(&mut socket, &mut buffer))
             .await
@@ -358,8 +368,8 @@ impl Inner {
     }
 }
 
-/// Executes a shim for a run folder; the connection to it.
-fn spawn_shim(exe: &SealedExe, folder: &Path) -> io::Result<UnixStream> {
+/// Executes a shim for a run folder; the connection to it, and what waits for its end.
+fn spawn_shim(exe: &SealedExe, folder: &Path) -> io::Result<(UnixStream, JoinHandle<()>)> {
     let (ours, its) = std::os::unix::net::UnixStream::pair()?;
     ours.set_nonblocking(true)?;
     let log = File::create(folder.join(shim::SHIM_LOG))?;
@@ -376,8 +386,10 @@ fn spawn_shim(exe: &SealedExe, folder: &Path) -> io::Result<UnixStream> {
         .kill_on_drop(false)
         .spawn()?;
     // Reaps it, if it ends before we do.
-    tokio::spawn(async move { child.wait().await });
-    UnixStream::from_std(ours)
+    let ended = tokio::spawn(async move {
+        let _ = child.wait().await;
+    });
+    Ok((UnixStream::from_std(ours)?, ended))
 }
 
 /// A shim that answers for this run folder.

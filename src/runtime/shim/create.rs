@@ -220,8 +220,8 @@ impl Executor for Confined {
 /// `nodectl shim --probe LOWER`: whether this host can do what containers need, in its own
 /// process so that a node with threads need not unshare anything. The answer is a word on
 /// standard output: `ok`, `no-idmap: …`, `no-overlay: …`.
-pub(super) fn probe() -> ExitCode {
-    let answer = match try_probe() {
+pub(super) fn probe(folder: &Path) -> ExitCode {
+    let answer = match try_probe(folder) {
         Ok(()) => "ok".to_owned(),
         Err(text) => text,
     };
@@ -229,8 +229,7 @@ pub(super) fn probe() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn try_probe() -> Result<(), String> {
-    let folder = std::env::args_os().nth(3).map(PathBuf::from).ok_or("no-overlay: no folder given")?;
+fn try_probe(folder: &Path) -> Result<(), String> {
     let text = |error: rootdir::Error| super::chain(&error);
     rootdir::leave_host_mounts().map_err(|e| format!("no-overlay: {}", text(e)))?;
     let lower = vec![folder.join("lower")];

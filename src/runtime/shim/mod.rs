@@ -32,13 +32,14 @@ pub(crate) const SHIM_LOG: &str = "shim.log";
 
 /// The hidden verb. Returns when the container is gone; `argv` is what follows the verb.
 pub fn main(argv: &[std::ffi::OsString]) -> ExitCode {
-    let [folder] = argv else {
-        eprintln!("this verb is for nodectl itself");
-        return ExitCode::from(2);
+    let folder = match argv {
+        [verb, folder] if verb == "--probe" => return create::probe(Path::new(folder)),
+        [folder] => folder,
+        _ => {
+            eprintln!("this verb is for nodectl itself");
+            return ExitCode::from(2);
+        }
     };
-    if folder == "--probe" {
-        return create::probe();
-    }
     match run(Path::new(folder)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
