@@ -221,7 +221,7 @@ fn read_processes(top: &Section<'_>, notes: &mut Vec<String>) -> BTreeMap<Proces
             let Some(section) = field.section(place, "[process.web]") else { continue };
             match ProcessName::new(field.key) {
                 Ok(name) => {
-                    let read = process::read(&section);
+                    let read = process::read(&name, &section);
                     if let Some(check) = read.checks_port.filter(|_| !serves(&name, &read)) {
                         section.fail(format!(
                             "[process.{name}] has a health check by {check} but no port: add port = 8080"
