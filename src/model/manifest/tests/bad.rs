@@ -435,6 +435,9 @@ fn hostile_texts_end_in_faults_and_not_in_a_panic() {
     for text in [&deep, &dotted, &wide, &long, &huge, &processes] {
         assert!(!faults(text).is_empty());
     }
+    let told = faults(&wide);
+    assert_eq!(told.lines().count(), 101);
+    assert!(told.ends_with(" faults, once these are mended"), "{told}");
 }
 
 #[test]
