@@ -27,6 +27,8 @@ mod status;
 mod store;
 mod stream;
 mod target;
+#[cfg(test)]
+mod tests;
 mod upload;
 mod why;
 

@@ -116,13 +116,15 @@ const BUILD_KEYS: Keys = Keys {
 pub fn parse(file_name: &str, text: &str) -> Result<Manifest, Vec<ManifestError>> {
     let reader = Reader::new(file_name, text);
     if text.len() > TEXT_BYTES_MAX {
-        reader.error(1, "", format!("is {} bytes long; a manifest has at most {TEXT_BYTES_MAX}", text.len()));
+        reader.error(1, "", || {
+            format!("is {} bytes long; a manifest has at most {TEXT_BYTES_MAX}", text.len())
+        });
         return Err(reader.into_errors());
     }
     let (document, faults) = DeTable::parse_recoverable(text);
     for fault in &faults {
         let line = reader.line_at(fault.span().map_or(0, |span| span.start));
-        reader.error(line, "", format!("not valid TOML: {}", fault.message().trim().replace('\n', ", ")));
+        reader.error(line, "", || format!("not valid TOML: {}", fault.message().trim().replace('\n', ", ")));
     }
     // What was read past a fault of syntax may be nonsense: faults found in it would mislead.
     if !faults.is_empty() {
@@ -221,7 +223,7 @@ fn read_processes(top: &Section<'_>, notes: &mut Vec<String>) -> BTreeMap<Proces
             let Some(section) = field.section(place, "[process.web]") else { continue };
             match ProcessName::new(field.key) {
                 Ok(name) => {
-                    let read = process::read(&section);
+                    let read = process::read(&name, &section);
                     if let Some(check) = read.checks_port.filter(|_| !serves(&name, &read)) {
                         section.fail(format!(
                             "[process.{name}] has a health check by {check} but no port: add port = 8080"
@@ -360,13 +362,13 @@ fn check_port_variable(
     if env.contains_key("PORT")
         && let Some(line) = variable(top)
     {
-        top.reader.error(line, "env.PORT", format!("\"PORT\" in [env] {WHY} (process {main})"));
+        top.reader.error(line, "env.PORT", || format!("\"PORT\" in [env] {WHY} (process {main})"));
     }
     for (name, process) in processes {
         if serves(name, process) && process.spec.env.contains_key("PORT") {
             let line = process.line;
             let key = format!("process.{name}.env.PORT");
-            top.reader.error(line, &key, format!("\"PORT\" in [process.{name}] env {WHY}"));
+            top.reader.error(line, &key, || format!("\"PORT\" in [process.{name}] env {WHY}"));
         }
     }
 }

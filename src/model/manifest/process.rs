@@ -2,6 +2,7 @@
 
 use super::reader::{Field, Keys, Section};
 use crate::model::app::{Check, Health, ProcessSpec, StopPolicy, UserNamespace};
+use crate::model::ids::ProcessName;
 use crate::model::quantity::{Span, parse_bytes, parse_cpu_milli, parse_duration};
 use crate::model::resources::{Bytes, Cpu};
 use std::time::Duration;
@@ -86,7 +87,7 @@ pub(super) struct Process {
     pub line: usize,
 }
 
-pub(super) fn read(section: &Section<'_>) -> Process {
+pub(super) fn read(name: &ProcessName, section: &Section<'_>) -> Process {
     section.check_keys(&PROCESS_KEYS);
     let mut spec = ProcessSpec::default();
     let mut defaults = Vec::new();
@@ -131,7 +132,9 @@ pub(super) fn read(section: &Section<'_>) -> Process {
                 (spec.health, checks_port) = read_health(&health);
             }
         }
-        None => defaults.push("health tcp".into()),
+        // Without a port there is nothing to connect to, and nothing to tell.
+        None if spec.port.is_some() || name.as_str() == "web" => defaults.push("health tcp".into()),
+        None => {}
     }
     if let Some(field) = section.get("stop")
         && let Some(stop) = field.section(format!("{place} stop"), "{ signal = \"TERM\", grace = \"10s\" }")

@@ -3,7 +3,7 @@
 //!
 //! Faults are gathered, never returned early: an author sees all of them at once.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use toml::Spanned;
@@ -25,22 +25,36 @@ pub struct ManifestError {
 pub(super) struct Reader<'a> {
     file: &'a str,
     text: &'a str,
+    /// Where each line starts.
+    lines: Vec<usize>,
     errors: RefCell<Vec<ManifestError>>,
+    /// Faults beyond those that are told.
+    untold: Cell<usize>,
 }
+
+/// More than anyone reads; a file of noise must not cost its square in comparisons.
+const TOLD_MAX: usize = 100;
 
 impl<'a> Reader<'a> {
     pub fn new(file: &'a str, text: &'a str) -> Self {
-        Self { file, text, errors: RefCell::default() }
+        let starts = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at + 1);
+        let lines = std::iter::once(0).chain(starts).collect();
+        Self { file, text, lines, errors: RefCell::default(), untold: Cell::default() }
     }
 
+    /// From 1.
     pub fn line_at(&self, offset: usize) -> usize {
-        let before = self.text.as_bytes().get(..offset).unwrap_or(self.text.as_bytes());
-        before.iter().filter(|byte| **byte == b'\n').count() + 1
+        self.lines.partition_point(|start| *start <= offset)
     }
 
-    pub fn error(&self, line: usize, key: &str, message: String) {
-        let error = ManifestError { file: self.file.to_owned(), line, key: key.to_owned(), message };
+    pub fn error(&self, line: usize, key: &str, message: impl FnOnce() -> String) {
         let mut errors = self.errors.borrow_mut();
+        if errors.len() >= TOLD_MAX {
+            self.untold.set(self.untold.get() + 1);
+            return;
+        }
+        let error =
+            ManifestError { file: self.file.to_owned(), line, key: key.to_owned(), message: message() };
         if !errors.contains(&error) {
             errors.push(error);
         }
@@ -54,6 +68,11 @@ impl<'a> Reader<'a> {
     pub fn into_errors(self) -> Vec<ManifestError> {
         let mut errors = self.errors.into_inner();
         errors.sort_by_key(|error| error.line);
+        if self.untold.get() > 0 {
+            let line = errors.last().map_or(1, |error| error.line);
+            let message = format!("and {} more faults, once these are mended", self.untold.get());
+            errors.push(ManifestError { file: self.file.to_owned(), line, key: String::new(), message });
+        }
         errors
     }
 }
@@ -110,10 +129,12 @@ impl<'a> Section<'a> {
             if keys.known.contains(&name) {
                 continue;
             }
-            let message = if keys.later.contains(&name) {
-                format!("{name:?} {} is not supported yet: remove it", self.place)
-            } else {
-                format!("unknown key {name:?} {}: {}", self.place, hint(name, keys))
+            let message = || {
+                if keys.later.contains(&name) {
+                    format!("{name:?} {} is not supported yet: remove it", self.place)
+                } else {
+                    format!("unknown key {name:?} {}: {}", self.place, hint(name, keys))
+                }
             };
             self.reader.error(self.reader.line_at(key.span().start), &self.path_of(name), message);
         }
@@ -137,7 +158,7 @@ impl<'a> Section<'a> {
     }
 
     pub fn fail(&self, message: String) {
-        self.reader.error(self.line, &self.path, message);
+        self.reader.error(self.line, &self.path, || message);
     }
 
     fn field(&self, name: &'a Spanned<toml::de::DeString<'a>>, value: &'a Spanned<DeValue<'a>>) -> Field<'a> {
@@ -183,7 +204,8 @@ pub(super) struct Field<'a> {
 impl<'a> Field<'a> {
     /// `"count" in [process.web] {message}`.
     pub fn fail(&self, message: impl std::fmt::Display) {
-        self.reader.error(self.line, &self.path, format!("{:?} {} {message}", self.key, self.place));
+        let told = || format!("{:?} {} {message}", self.key, self.place);
+        self.reader.error(self.line, &self.path, told);
     }
 
     fn wrong_type<T>(&self, expected: &str) -> Option<T> {
