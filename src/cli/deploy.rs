@@ -24,7 +24,13 @@ enum Source {
     Image { image: String },
 }
 
-pub async fn run(args: DeployArguments, client: Client) -> anyhow::Result<ExitCode> {
+/// `leaves_on_interrupt`: Ctrl-C ends the following and leaves the rollout; else it is for
+/// somebody else to handle.
+pub async fn run(
+    args: DeployArguments,
+    client: Client,
+    leaves_on_interrupt: bool,
+) -> anyhow::Result<ExitCode> {
     let out = Out::new(args.output).surviving_reader();
     let mut notes = Vec::new();
     let source = find(&args, &mut notes)?;
@@ -43,7 +49,7 @@ pub async fn run(args: DeployArguments, client: Client) -> anyhow::Result<ExitCo
     if args.detach {
         return show_detached(&out, &rollout);
     }
-    deploy_watch::follow(&out, &client, &rollout).await
+    deploy_watch::follow(&out, &client, &rollout, leaves_on_interrupt).await
 }
 
 fn find(args: &DeployArguments, notes: &mut Vec<String>) -> anyhow::Result<Source> {

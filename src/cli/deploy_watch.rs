@@ -13,6 +13,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Duration;
+use tonic::Status;
 
 pub struct Rollout {
     pub app: String,
@@ -24,12 +25,17 @@ pub struct Rollout {
 /// What a shell reports for a program that Ctrl-C ended.
 const INTERRUPTED: u8 = 130;
 
-/// Follows the rollout until it is over or Ctrl-C.
-pub async fn follow(out: &Out, client: &Client, rollout: &Rollout) -> anyhow::Result<ExitCode> {
+/// Follows the rollout until it is over or, if `leaves_on_interrupt`, Ctrl-C.
+pub async fn follow(
+    out: &Out,
+    client: &Client,
+    rollout: &Rollout,
+    leaves_on_interrupt: bool,
+) -> anyhow::Result<ExitCode> {
     let screen = Screen::new(out);
     let result = tokio::select! {
         result = until_over(out, client, rollout, &screen) => Some(result),
-        _ = tokio::signal::ctrl_c() => None,
+        _ = tokio::signal::ctrl_c(), if leaves_on_interrupt => None,
     };
     screen.clear();
     match result {
@@ -61,8 +67,9 @@ async fn until_over(
     loop {
         let lost = match watch_once(out, client, rollout, screen, &mut backoff, &mut give_up_at_ms).await {
             Ok(Some(last)) => return Ok(last),
-            Ok(None) => None,
-            Err(error) => Some(error),
+            // Without a last word: as if the node had gone away.
+            Ok(None) => Status::unavailable("the watch ended early").into(),
+            Err(error) => error,
         };
         if when::now_ms() > give_up_at_ms {
             return Err(Failure::new(format!("lost sight of the rollout of {}", rollout.app))

@@ -28,15 +28,12 @@ impl Backoff {
         }
     }
 
-    /// Waits before the next attempt; `lost` is the error that ended the last one, `None` if the
-    /// server ended the stream by itself.
+    /// Waits before the next attempt; `error` ended the last one.
     ///
     /// # Errors
-    /// It never worked, or the error is not about the connection: trying again is no use.
-    pub async fn wait(&mut self, lost: Option<anyhow::Error>) -> anyhow::Result<()> {
-        if let Some(error) = lost
-            && (!self.has_worked || !is_about_connection(&error))
-        {
+    /// It never worked, or the error is of a kind that stays: trying again is no use.
+    pub async fn wait(&mut self, error: anyhow::Error) -> anyhow::Result<()> {
+        if !self.has_worked || !may_pass(&error) {
             return Err(in_words(error));
         }
         let delay = self.delay.map_or(FIRST, |delay| (delay * 2).min(LONGEST));
@@ -51,15 +48,16 @@ impl Backoff {
 }
 
 /// Whether an error says that the node could not be reached, now or in mid-stream.
-fn is_about_connection(error: &anyhow::Error) -> bool {
+fn may_pass(error: &anyhow::Error) -> bool {
     if let Some(status) = error.downcast_ref::<Status>() {
-        return failure::is_connection_lost(status);
+        return failure::may_pass(status);
     }
     // From `Client`, when it connects: usage errors have been ruled out by the first success.
     error.is::<Failure>()
 }
 
-fn in_words(error: anyhow::Error) -> anyhow::Error {
+/// An error of a call, as a person reads it.
+pub fn in_words(error: anyhow::Error) -> anyhow::Error {
     match error.downcast::<Status>() {
         Ok(status) => failure::from_status(status),
         Err(error) => error,
@@ -73,11 +71,10 @@ mod tests {
     #[tokio::test]
     async fn only_a_connection_that_once_worked_is_tried_again() {
         let mut backoff = Backoff::default();
-        let unavailable = || Some(anyhow::Error::new(Status::unavailable("gone")));
+        let unavailable = || anyhow::Error::new(Status::unavailable("gone"));
         assert!(backoff.wait(unavailable()).await.is_err(), "it never worked");
         backoff.succeeded();
         assert!(backoff.wait(unavailable()).await.is_ok());
-        assert!(backoff.wait(None).await.is_ok());
-        assert!(backoff.wait(Some(Status::not_found("no app").into())).await.is_err());
+        assert!(backoff.wait(Status::not_found("no app").into()).await.is_err());
     }
 }

@@ -4,7 +4,7 @@
 use super::args::LogsArguments;
 use super::client::{Client, request};
 use super::failure;
-use super::follow::Backoff;
+use super::follow::{Backoff, in_words};
 use super::output::{Out, Tone};
 use super::{target, views, when};
 use crate::proto::v1::{LogEntry, LogsRequest, StatusRequest};
@@ -33,17 +33,14 @@ pub async fn run(args: LogsArguments, client: Client) -> anyhow::Result<()> {
     let mut seen = Seen::default();
     let mut backoff = Backoff::default();
     loop {
-        let lost = stream(&client, &request, &mut seen, &mut printer, &mut backoff).await.err();
-        match lost {
-            None if !args.follow => return printer.flush(),
-            Some(error) if !args.follow => {
+        match stream(&client, &request, &mut seen, &mut printer, &mut backoff).await {
+            // The node says by an error that it stops: a clean end is the end of the log.
+            Ok(()) => return printer.flush(),
+            Err(error) if !args.follow => {
                 printer.flush()?;
-                return Err(match error.downcast::<tonic::Status>() {
-                    Ok(status) => failure::from_status(status),
-                    Err(error) => error,
-                });
+                return Err(in_words(error));
             }
-            lost => backoff.wait(lost).await?,
+            Err(error) => backoff.wait(error).await?,
         }
         request = resume(&first, &mut seen, began_ms);
     }

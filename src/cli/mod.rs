@@ -23,6 +23,7 @@ mod node;
 mod output;
 mod scale;
 mod service;
+mod signals;
 mod site;
 mod status;
 mod target;
@@ -63,6 +64,8 @@ pub enum Parsed {
 pub struct Request {
     addr: Option<String>,
     verb: Verb,
+    /// Ctrl-C is this request's to handle, where a verb does.
+    owns_interrupt: bool,
 }
 
 /// Reads the process's arguments and environment.
@@ -85,11 +88,18 @@ pub fn parse() -> Parsed {
             Ok(data_dir) => Parsed::Dev(DevOptions { site: dev.dir, data_dir, http: dev.http }),
             Err(error) => Parsed::Over(failure::report(&error)),
         },
-        Some(verb) => Parsed::Client(Request { addr: arguments.addr, verb }),
+        Some(verb) => Parsed::Client(Request { addr: arguments.addr, verb, owns_interrupt: true }),
     }
 }
 
 impl Request {
+    /// What `nodectl deploy DIR` does, for `dev`: at its own node, once that is ready, in a
+    /// thread of its own. Ctrl-C stays with the caller.
+    pub fn deploy(addr: String, dir: PathBuf) -> Self {
+        let args = args::DeployArguments { dir: Some(dir), ..Default::default() };
+        Self { addr: Some(addr), verb: Verb::Deploy(args), owns_interrupt: false }
+    }
+
     /// Does what was asked and returns the exit status: 0 done, 1 failed, 2 wrong usage, and for
     /// `exec` the command's own.
     pub fn run(self) -> ExitCode {
@@ -97,7 +107,7 @@ impl Request {
             Ok(runtime) => runtime,
             Err(error) => return failure::report(&anyhow::Error::new(error)),
         };
-        let result = runtime.block_on(run(self.verb, client::Client::new(self.addr)));
+        let result = runtime.block_on(run(self.verb, client::Client::new(self.addr), self.owns_interrupt));
         // A thread may sit in a read of standard input that never returns: leave it behind.
         runtime.shutdown_background();
         match result {
@@ -107,10 +117,10 @@ impl Request {
     }
 }
 
-async fn run(verb: Verb, client: client::Client) -> anyhow::Result<ExitCode> {
+async fn run(verb: Verb, client: client::Client, owns_interrupt: bool) -> anyhow::Result<ExitCode> {
     match verb {
         Verb::Dev(_) => unreachable!("parse hands `dev` to main"),
-        Verb::Deploy(args) => return deploy::run(args, client).await,
+        Verb::Deploy(args) => return deploy::run(args, client, owns_interrupt).await,
         Verb::Exec(args) => return exec::run(args, client).await,
         Verb::Abort(args) => lifecycle::abort(args, client).await?,
         Verb::Restart(args) => lifecycle::restart(args, client).await?,

@@ -80,13 +80,11 @@ fn since_is_an_instant_or_an_age() {
 
 #[test]
 fn a_follow_goes_on_after_a_crash_without_a_line_lost_or_repeated() {
-    let mut node = node(1, vec![]);
+    let mut node = Node::start();
     node.scripts.logs.reply(
         [steps(vec![entry(1, 0, "one"), entry(1, 7, "two"), entry(1, 7, "two again")]), vec![Step::Hold]]
             .concat(),
     );
-    // The empty reply of `node` is used up first, by a client that does not follow.
-    node.run(&["logs", "shop/web.1"]);
     node.scripts.logs.reply(
         [
             steps(vec![
@@ -111,7 +109,16 @@ fn a_follow_goes_on_after_a_crash_without_a_line_lost_or_repeated() {
     let run = Run::from_output(&command, child.wait_with_output().expect("it ends"));
     run.matches("logs-follow-ended", &[]);
     let requests = node.scripts.logs.requests();
-    assert_eq!(requests[2].since_ms, Some(FIXED_MS - 10_000));
+    assert_eq!(requests[1].since_ms, Some(FIXED_MS - 10_000));
+}
+
+#[test]
+fn a_follow_waits_for_a_node_that_stops_and_ends_where_the_log_ends() {
+    let node = Node::start();
+    let stops = Step::Fail(Status::unavailable("the node is stopping"));
+    node.scripts.logs.reply(vec![Step::Send(entry(1, 0, "one")), stops]);
+    node.scripts.logs.reply(steps(vec![entry(1, 1, "two")]));
+    node.run(&["logs", "-f", "shop/web.1"]).matches("logs-follow", &[]);
 }
 
 #[test]
