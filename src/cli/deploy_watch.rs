@@ -4,7 +4,7 @@
 use super::client::Client;
 use super::deploy::{took_ms, took_text};
 use super::failure::Failure;
-use super::follow::Backoff;
+use super::follow::{self, Backoff};
 use super::output::{Out, Tone, plain, say, shows_progress};
 use super::views::{self, DeployLine, NodeNames};
 use super::{when, words};
@@ -60,7 +60,7 @@ async fn until_over(
     screen: &Screen,
 ) -> anyhow::Result<DeploymentProgress> {
     // The deploy itself was answered: from here on, a lost connection is waited out.
-    let mut backoff = Backoff::default();
+    let mut backoff = if screen.bars.is_some() { Backoff::quiet() } else { Backoff::default() };
     backoff.succeeded();
     // Past its deadline and a minute, a rollout is over: then the silence is something else.
     let mut give_up_at_ms = when::now_ms() + 15 * 60_000;
@@ -76,6 +76,7 @@ async fn until_over(
                 .hint(format!("nodectl status {}", rollout.app))
                 .into());
         }
+        screen.head.set_message(follow::LOST);
         backoff.wait(lost).await?;
     }
 }

@@ -9,7 +9,7 @@
 
 use super::args::ExecArguments;
 use super::client::Client;
-use super::failure::{Failure, from_status};
+use super::failure::{Failure, from_status, is_broken_pipe};
 use super::signals::Signals;
 use super::terminal::{self, RawMode};
 use crate::proto::v1::exec_input::Input;
@@ -61,6 +61,11 @@ pub async fn run(args: ExecArguments, client: Client) -> anyhow::Result<ExitCode
     };
     // The terminal is itself again before anything else is said on it.
     drop(raw);
+    // `nodectl exec shop -- yes | head`: as if the command had written to that pipe itself, since
+    // how it ended is not known.
+    if status.as_ref().is_err_and(is_broken_pipe) {
+        return Ok(ExitCode::from(128 + libc::SIGPIPE as u8));
+    }
     // Exit statuses have eight bits, here as in the kernel.
     Ok(ExitCode::from((status? & 0xff) as u8))
 }

@@ -5,6 +5,8 @@ use super::output::{Tone, say};
 use std::time::Duration;
 use tonic::Status;
 
+pub const LOST: &str = "lost the node; waiting for it to come back";
+
 const FIRST: Duration = Duration::from_millis(100);
 /// A node restarts within two seconds; the user should not wait much longer than it does.
 const LONGEST: Duration = Duration::from_secs(2);
@@ -16,14 +18,21 @@ pub struct Backoff {
     /// Something came at least once: the request as such was good.
     has_worked: bool,
     is_lost: bool,
+    /// Somebody else draws on the terminal, and tells.
+    is_quiet: bool,
 }
 
 impl Backoff {
+    /// One that says nothing by itself.
+    pub fn quiet() -> Self {
+        Self { is_quiet: true, ..Self::default() }
+    }
+
     /// Something came.
     pub fn succeeded(&mut self) {
         self.delay = None;
         self.has_worked = true;
-        if std::mem::take(&mut self.is_lost) {
+        if std::mem::take(&mut self.is_lost) && !self.is_quiet {
             say(Tone::Dim, "the node is back");
         }
     }
@@ -38,8 +47,8 @@ impl Backoff {
         }
         let delay = self.delay.map_or(FIRST, |delay| (delay * 2).min(LONGEST));
         // The first quick retry is not worth a word.
-        if self.delay.is_some() && !std::mem::replace(&mut self.is_lost, true) {
-            say(Tone::Dim, "lost the node; waiting for it to come back (Ctrl-C to stop)");
+        if self.delay.is_some() && !std::mem::replace(&mut self.is_lost, true) && !self.is_quiet {
+            say(Tone::Dim, &format!("{LOST} (Ctrl-C to stop)"));
         }
         self.delay = Some(delay);
         tokio::time::sleep(delay).await;

@@ -84,12 +84,29 @@ pub fn parse() -> Parsed {
             _ = Arguments::command().print_help();
             Parsed::Over(ExitCode::SUCCESS)
         }
-        Some(Verb::Dev(dev)) => match dev.data_dir.map_or_else(address::default_data_dir, Ok) {
-            Ok(data_dir) => Parsed::Dev(DevOptions { site: dev.dir, data_dir, http: dev.http }),
+        Some(Verb::Dev(dev)) => match dev_options(dev) {
+            Ok(options) => Parsed::Dev(options),
             Err(error) => Parsed::Over(failure::report(&error)),
         },
         Some(verb) => Parsed::Client(Request { addr: arguments.addr, verb, owns_interrupt: true }),
     }
+}
+
+/// Fills in defaults, and refuses a folder that could not be deployed before a node is started
+/// for it. Paths become absolute: a node may change its working directory.
+fn dev_options(args: args::DevArguments) -> anyhow::Result<DevOptions> {
+    if let Some(site) = &args.dir {
+        deploy::check_folder(site, "name another folder, or none: `nodectl dev` starts an empty node")?;
+    }
+    let data_dir = match args.data_dir {
+        Some(data_dir) => data_dir,
+        None => address::default_data_dir()?,
+    };
+    Ok(DevOptions {
+        site: args.dir.map(std::path::absolute).transpose()?,
+        data_dir: std::path::absolute(data_dir)?,
+        http: args.http,
+    })
 }
 
 impl Request {
@@ -148,4 +165,14 @@ async fn run(verb: Verb, client: client::Client, owns_interrupt: bool) -> anyhow
         Verb::Version(args) => version::run(args, client).await?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tree_of_arguments_is_consistent() {
+        Arguments::command().debug_assert();
+    }
 }

@@ -132,6 +132,16 @@ fn without_i_the_command_has_no_input() {
 }
 
 #[test]
+fn a_reader_that_goes_away_ends_the_command_as_a_pipe_would() {
+    let node = Node::start();
+    let mut command = node.command(&["exec", "-i", "shop", "cat"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it runs");
+    drop(child.stdout.take());
+    let status = eventually("the end", || child.try_wait().expect("waited"));
+    assert_eq!(status.code(), Some(141));
+}
+
+#[test]
 fn a_signal_reaches_the_command_and_its_status_comes_back() {
     let node = Node::start();
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGUSR1] {
