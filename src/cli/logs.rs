@@ -3,7 +3,6 @@
 
 use super::args::LogsArguments;
 use super::client::{Client, request};
-use super::failure;
 use super::follow::{Backoff, in_words};
 use super::output::{Out, Tone};
 use super::{target, views, when};
@@ -46,12 +45,14 @@ pub async fn run(args: LogsArguments, client: Client) -> anyhow::Result<()> {
     }
 }
 
-/// Names of the instances that a target stands for now.
+/// Names of the instances that a target stands for now; none for an app that is gone, whose logs
+/// may still be kept. What else is wrong, the request for the logs will say.
 async fn instances_of(client: &Client, target: &str) -> anyhow::Result<BTreeSet<String>> {
     let message = StatusRequest { target: target.to_owned(), ..StatusRequest::default() };
-    let mut apps = client.apps().await?;
-    let mut stream = apps.status(request(message)).await.map_err(failure::from_status)?.into_inner();
-    let reply = stream.message().await.map_err(failure::from_status)?.unwrap_or_default();
+    let reply = match client.apps().await?.status(request(message)).await {
+        Ok(reply) => reply.into_inner().message().await.ok().flatten().unwrap_or_default(),
+        Err(_) => return Ok(BTreeSet::new()),
+    };
     let instances = reply.apps.iter().flat_map(|app| &app.instances);
     Ok(instances.map(super::words::instance_label).collect())
 }

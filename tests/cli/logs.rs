@@ -52,6 +52,16 @@ fn lines_of_several_instances_carry_their_names() {
 }
 
 #[test]
+fn logs_of_an_app_that_is_gone_are_read_as_long_as_they_are_kept() {
+    let node = Node::start();
+    node.scripts.status.fail(Status::not_found("there is no app \"shop\""));
+    node.scripts.logs.reply(steps(vec![entry(1, 0, "one"), entry(2, 1, "two")]));
+    let run = node.run(&["logs", "shop"]);
+    // The second instance is a surprise: names begin with it.
+    assert_eq!((run.stdout.as_str(), run.code), ("one\nweb.2 | two\n", Some(0)), "{}", run.stderr);
+}
+
+#[test]
 fn pieces_of_a_long_line_are_put_together() {
     let piece = |slot, at, text: &str, partial| LogEntry { partial, ..entry(slot, at, text) };
     let node = node(
