@@ -117,7 +117,7 @@ pub enum Verb {
     Version(OutputOnly),
 }
 
-#[derive(Args, Debug, Clone, Copy)]
+#[derive(Args, Debug, Clone, Copy, Default)]
 pub struct OutputArguments {
     /// Tables for people, or JSON with stable field names
     #[arg(short = 'o', long = "output", value_enum, default_value_t = Format::Human, value_name = "FORMAT", hide_default_value = true)]
@@ -163,7 +163,7 @@ pub struct DevArguments {
     pub http: SocketAddr,
 }
 
-#[derive(Args, Debug)]
+#[derive(Args, Debug, Default)]
 pub struct DeployArguments {
     /// A folder with a nodectl.toml, or with an index.html
     #[arg(value_hint = ValueHint::DirPath, conflicts_with_all = ["file", "image"])]

@@ -24,7 +24,13 @@ enum Source {
     Image { image: String },
 }
 
-pub async fn run(args: DeployArguments, client: Client) -> anyhow::Result<ExitCode> {
+/// `leaves_on_interrupt`: Ctrl-C ends the following and leaves the rollout; else it is for
+/// somebody else to handle.
+pub async fn run(
+    args: DeployArguments,
+    client: Client,
+    leaves_on_interrupt: bool,
+) -> anyhow::Result<ExitCode> {
     let out = Out::new(args.output).surviving_reader();
     let mut notes = Vec::new();
     let source = find(&args, &mut notes)?;
@@ -43,7 +49,7 @@ pub async fn run(args: DeployArguments, client: Client) -> anyhow::Result<ExitCo
     if args.detach {
         return show_detached(&out, &rollout);
     }
-    deploy_watch::follow(&out, &client, &rollout).await
+    deploy_watch::follow(&out, &client, &rollout, leaves_on_interrupt).await
 }
 
 fn find(args: &DeployArguments, notes: &mut Vec<String>) -> anyhow::Result<Source> {
@@ -53,29 +59,60 @@ fn find(args: &DeployArguments, notes: &mut Vec<String>) -> anyhow::Result<Sourc
     if let Some(file) = &args.file {
         return manifest(file);
     }
-    let folder = args.dir.clone().unwrap_or_else(|| PathBuf::from("."));
-    let shown = folder.display();
+    let folder = match &args.dir {
+        Some(folder) => folder.clone(),
+        None => PathBuf::from("."),
+    };
+    let by_default = args.dir.is_none();
+    let instead =
+        "name a folder, a manifest (-f FILE) or an image (--image NAME; `nodectl image ls` lists them)";
+    match check_folder(&folder, instead)? {
+        Holds::Manifest if by_default => {
+            notes.push(format!("manifest ./{MANIFEST}"));
+            manifest(Path::new(MANIFEST))
+        }
+        Holds::Manifest => manifest(&folder.join(MANIFEST)),
+        Holds::Page => {
+            if by_default {
+                notes.push("this folder, by its index.html".to_owned());
+            }
+            Ok(Source::Site { folder })
+        }
+    }
+}
+
+/// What a folder is deployed by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holds {
+    Manifest,
+    Page,
+}
+
+/// What a folder can be deployed by; a manifest goes first. `instead`: what to try otherwise.
+///
+/// # Errors
+/// There is no such folder, or neither is in it.
+pub fn check_folder(folder: &Path, instead: &str) -> anyhow::Result<Holds> {
+    let shown =
+        if folder == Path::new(".") { "this folder".to_owned() } else { folder.display().to_string() };
     if folder.is_file() {
         return Err(Failure::usage(format!("{shown} is a file"))
-            .hint(format!("a manifest: nodectl deploy -f {shown}\nan image: nodectl image load {shown}"))
+            .hint(format!(
+                "a manifest: nodectl deploy -f {shown}\nan archive of an image: nodectl image load {shown}"
+            ))
             .into());
     }
-    let file = if args.dir.is_some() { folder.join(MANIFEST) } else { PathBuf::from(MANIFEST) };
-    if file.exists() {
-        if args.dir.is_none() {
-            notes.push(format!("manifest ./{MANIFEST}"));
-        }
-        return manifest(&file);
+    if folder.join(MANIFEST).exists() {
+        return Ok(Holds::Manifest);
     }
     if folder.join("index.html").is_file() {
-        return Ok(Source::Site { folder });
+        return Ok(Holds::Page);
     }
     if !folder.exists() {
-        return Err(Failure::new(format!("there is no folder {shown}")).into());
+        return Err(Failure::usage(format!("there is no folder {shown}")).into());
     }
-    let place = if args.dir.is_some() { shown.to_string() } else { "this folder".to_owned() };
-    Err(Failure::usage(format!("nothing to deploy: {place} has neither a {MANIFEST} nor an index.html"))
-        .hint("name a folder, a manifest (-f FILE) or an image (--image NAME; `nodectl image ls` lists them)")
+    Err(Failure::usage(format!("nothing to deploy: {shown} has neither a {MANIFEST} nor an index.html"))
+        .hint(instead)
         .into())
 }
 

@@ -4,7 +4,7 @@
 use super::client::Client;
 use super::deploy::{took_ms, took_text};
 use super::failure::Failure;
-use super::follow::Backoff;
+use super::follow::{self, Backoff};
 use super::output::{Out, Tone, plain, say, shows_progress};
 use super::views::{self, DeployLine, NodeNames};
 use super::{when, words};
@@ -13,6 +13,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Duration;
+use tonic::Status;
 
 pub struct Rollout {
     pub app: String,
@@ -24,12 +25,17 @@ pub struct Rollout {
 /// What a shell reports for a program that Ctrl-C ended.
 const INTERRUPTED: u8 = 130;
 
-/// Follows the rollout until it is over or Ctrl-C.
-pub async fn follow(out: &Out, client: &Client, rollout: &Rollout) -> anyhow::Result<ExitCode> {
+/// Follows the rollout until it is over or, if `leaves_on_interrupt`, Ctrl-C.
+pub async fn follow(
+    out: &Out,
+    client: &Client,
+    rollout: &Rollout,
+    leaves_on_interrupt: bool,
+) -> anyhow::Result<ExitCode> {
     let screen = Screen::new(out);
     let result = tokio::select! {
         result = until_over(out, client, rollout, &screen) => Some(result),
-        _ = tokio::signal::ctrl_c() => None,
+        _ = tokio::signal::ctrl_c(), if leaves_on_interrupt => None,
     };
     screen.clear();
     match result {
@@ -54,21 +60,23 @@ async fn until_over(
     screen: &Screen,
 ) -> anyhow::Result<DeploymentProgress> {
     // The deploy itself was answered: from here on, a lost connection is waited out.
-    let mut backoff = Backoff::default();
+    let mut backoff = if screen.bars.is_some() { Backoff::quiet() } else { Backoff::default() };
     backoff.succeeded();
     // Past its deadline and a minute, a rollout is over: then the silence is something else.
     let mut give_up_at_ms = when::now_ms() + 15 * 60_000;
     loop {
         let lost = match watch_once(out, client, rollout, screen, &mut backoff, &mut give_up_at_ms).await {
             Ok(Some(last)) => return Ok(last),
-            Ok(None) => None,
-            Err(error) => Some(error),
+            // Without a last word: as if the node had gone away.
+            Ok(None) => Status::unavailable("the watch ended early").into(),
+            Err(error) => error,
         };
         if when::now_ms() > give_up_at_ms {
             return Err(Failure::new(format!("lost sight of the rollout of {}", rollout.app))
                 .hint(format!("nodectl status {}", rollout.app))
                 .into());
         }
+        screen.head.set_message(follow::LOST);
         backoff.wait(lost).await?;
     }
 }

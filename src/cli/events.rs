@@ -3,9 +3,9 @@
 
 use super::args::EventsArguments;
 use super::client::Client;
-use super::follow::Backoff;
+use super::follow::{Backoff, in_words};
 use super::output::{Out, Tone, plain, say};
-use super::{failure, target, views, when};
+use super::{target, views, when};
 use crate::proto::v1::{Event, EventBatch, WatchEventsRequest};
 
 /// A place in the stream of events: everything after it is wanted.
@@ -47,16 +47,10 @@ pub async fn run(args: EventsArguments, client: Client) -> anyhow::Result<()> {
             follow: args.follow,
             target: target.clone(),
         };
-        let lost = stream(&out, &client, request, &mut position, &mut backoff).await.err();
-        match lost {
-            None if !args.follow => return Ok(()),
-            Some(error) if !args.follow => {
-                return Err(match error.downcast::<tonic::Status>() {
-                    Ok(status) => failure::from_status(status),
-                    Err(error) => error,
-                });
-            }
-            lost => backoff.wait(lost).await?,
+        match stream(&out, &client, request, &mut position, &mut backoff).await {
+            Ok(()) => return Ok(()),
+            Err(error) if !args.follow => return Err(in_words(error)),
+            Err(error) => backoff.wait(error).await?,
         }
     }
 }

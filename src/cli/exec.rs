@@ -9,8 +9,8 @@
 
 use super::args::ExecArguments;
 use super::client::Client;
-use super::failure::{Failure, from_status};
-use super::output::{Tone, say};
+use super::failure::{Failure, from_status, is_broken_pipe};
+use super::signals::Signals;
 use super::terminal::{self, RawMode};
 use crate::proto::v1::exec_input::Input;
 use crate::proto::v1::exec_output::Output;
@@ -18,7 +18,6 @@ use crate::proto::v1::{ExecEof, ExecInput, ExecOutput, ExecStart};
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::process::ExitCode;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
@@ -58,10 +57,15 @@ pub async fn run(args: ExecArguments, client: Client) -> anyhow::Result<ExitCode
     };
     let status = tokio::select! {
         status = status => status,
-        code = signals.forward(&sender) => Ok(code),
+        code = signals.forward(&sender, raw.as_ref()) => Ok(code),
     };
     // The terminal is itself again before anything else is said on it.
     drop(raw);
+    // `nodectl exec shop -- yes | head`: as if the command had written to that pipe itself, since
+    // how it ended is not known.
+    if status.as_ref().is_err_and(is_broken_pipe) {
+        return Ok(ExitCode::from(128 + libc::SIGPIPE as u8));
+    }
     // Exit statuses have eight bits, here as in the kernel.
     Ok(ExitCode::from((status? & 0xff) as u8))
 }
@@ -109,83 +113,6 @@ async fn copy_output(mut stream: Streaming<ExecOutput>) -> anyhow::Result<i32> {
 fn write(to: &mut dyn Write, data: &[u8]) -> io::Result<()> {
     to.write_all(data)?;
     to.flush()
-}
-
-/// What this process is sent, and how it is handed on.
-struct Signals {
-    forwarded: Vec<(i32, Signal)>,
-    resized: Option<Signal>,
-}
-
-/// After so many the user wants out more than the command does.
-const INTERRUPTS: u32 = 3;
-
-impl Signals {
-    /// `on_terminal`: keys like Ctrl-C travel as input, and the window can change its size.
-    fn listen(on_terminal: bool) -> io::Result<Self> {
-        let mut kinds = vec![SignalKind::terminate(), SignalKind::hangup()];
-        if !on_terminal {
-            kinds.extend([
-                SignalKind::interrupt(),
-                SignalKind::quit(),
-                SignalKind::user_defined1(),
-                SignalKind::user_defined2(),
-            ]);
-        }
-        let forwarded = kinds
-            .into_iter()
-            .map(|kind| Ok((kind.as_raw_value(), signal(kind)?)))
-            .collect::<io::Result<Vec<_>>>()?;
-        let resized = if on_terminal { Some(signal(SignalKind::window_change())?) } else { None };
-        Ok(Self { forwarded, resized })
-    }
-
-    /// Hands signals on; returns only if the user insists on leaving.
-    async fn forward(&mut self, sender: &mpsc::Sender<ExecInput>) -> i32 {
-        let mut interrupts = 0;
-        let on_terminal = self.resized.is_some();
-        loop {
-            let number = self.next().await;
-            if number == libc::SIGWINCH {
-                if let Some(size) = terminal::size() {
-                    send(sender, Input::Resize(size)).await;
-                }
-                continue;
-            }
-            // A full channel must not keep a signal back.
-            let input = ExecInput { input: Some(Input::Signal(number)) };
-            let sent = sender.try_send(input).is_ok();
-            if on_terminal {
-                // Asked to end, or the terminal is gone: the command has been told, and nobody
-                // is left to answer to.
-                return 128 + number;
-            }
-            if number == libc::SIGINT {
-                interrupts += 1;
-                if interrupts == INTERRUPTS || !sent {
-                    say(Tone::Warn, "leaving; the command may still run");
-                    return 128 + number;
-                }
-            }
-        }
-    }
-
-    async fn next(&mut self) -> i32 {
-        std::future::poll_fn(|context| {
-            for (number, signal) in &mut self.forwarded {
-                if signal.poll_recv(context).is_ready() {
-                    return std::task::Poll::Ready(*number);
-                }
-            }
-            if let Some(resized) = &mut self.resized
-                && resized.poll_recv(context).is_ready()
-            {
-                return std::task::Poll::Ready(libc::SIGWINCH);
-            }
-            std::task::Poll::Pending
-        })
-        .await
-    }
 }
 
 /// `K=V`, and `K` for the value that it has here.

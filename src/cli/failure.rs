@@ -51,7 +51,8 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
         None => (1, None),
     };
     let mut stderr = io::stderr().lock();
-    _ = writeln!(stderr, "error: {error:#}");
+    // Several faults of one manifest come as lines: each begins where the first does.
+    _ = writeln!(stderr, "error: {}", format!("{error:#}").replace('\n', "\n       "));
     if let Some(hint) = hint {
         for line in hint.lines() {
             _ = writeln!(stderr, "  {line}");
@@ -60,7 +61,8 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(code)
 }
 
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
+/// Whether the reader of what was written has gone away.
+pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error
         .chain()
         .filter_map(|cause| cause.downcast_ref::<io::Error>())
@@ -70,7 +72,7 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 /// A refusal or fault that the node answered with. The server's messages are written for people
 /// and are shown as they are where the code says that they are about the request.
 pub fn from_status(status: Status) -> anyhow::Error {
-    if is_connection_lost(&status) {
+    if has_transport_source(&status) || (status.code() == Code::Unavailable && status.message().is_empty()) {
         return Failure::new("the connection to the node was lost")
             .hint("is it still running? `nodectl status` tells; what was asked may or may not have happened")
             .into();
@@ -92,24 +94,18 @@ pub fn from_status(status: Status) -> anyhow::Error {
     failure.into()
 }
 
-/// Whether the answer never came because the transport broke: a stream may be taken up again.
-pub fn is_connection_lost(status: &Status) -> bool {
-    use std::error::Error;
-    match status.code() {
-        Code::Unavailable => true,
-        // A reset of the HTTP/2 stream or connection in mid-flight arrives under other codes, but
-        // with the transport's error as its source; what a server says in words has none.
-        Code::Unknown | Code::Internal | Code::Cancelled => status
-            .source()
-            .is_some_and(|source| source.is::<tonic::transport::Error>() || has_io_cause(source)),
-        _ => false,
-    }
+/// Whether a stream may be taken up again: the transport broke, or the node says that it stops
+/// or has no leader just now.
+pub fn may_pass(status: &Status) -> bool {
+    status.code() == Code::Unavailable || has_transport_source(status)
 }
 
-fn has_io_cause(error: &(dyn std::error::Error + 'static)) -> bool {
-    let mut cause = Some(error);
+/// A connection that breaks in mid-flight arrives under several codes, but with the transport's
+/// error as its source; what a server says in words has none.
+fn has_transport_source(status: &Status) -> bool {
+    let mut cause = std::error::Error::source(status);
     while let Some(error) = cause {
-        if error.is::<io::Error>() || error.is::<hyper::Error>() {
+        if error.is::<io::Error>() || error.is::<hyper::Error>() || error.is::<tonic::transport::Error>() {
             return true;
         }
         cause = error.source();
@@ -128,10 +124,10 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_stops_counts_as_a_lost_connection_and_a_refusal_does_not() {
-        assert!(is_connection_lost(&Status::unavailable("stopping")));
-        assert!(!is_connection_lost(&Status::internal("a bug")));
-        assert!(!is_connection_lost(&Status::failed_precondition("no")));
+    fn a_server_that_stops_comes_back_and_a_refusal_stays() {
+        assert!(may_pass(&Status::unavailable("stopping")));
+        assert!(!may_pass(&Status::internal("a bug")));
+        assert!(!may_pass(&Status::failed_precondition("no")));
     }
 
     #[test]

@@ -164,7 +164,7 @@ pub async fn remove(args: ImageArguments, client: Client) -> anyhow::Result<()> 
         return out.json(&views::ImageRemoved { image: args.image, removed: true });
     }
     out.line(format!("removed {}", args.image))?;
-    out.next("nodectl image gc frees what nothing uses any more");
+    out.next("nodectl image gc, which frees what nothing uses any more");
     Ok(())
 }
 

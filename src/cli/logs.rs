@@ -3,8 +3,7 @@
 
 use super::args::LogsArguments;
 use super::client::{Client, request};
-use super::failure;
-use super::follow::Backoff;
+use super::follow::{Backoff, in_words};
 use super::output::{Out, Tone};
 use super::{target, views, when};
 use crate::proto::v1::{LogEntry, LogsRequest, StatusRequest};
@@ -33,28 +32,27 @@ pub async fn run(args: LogsArguments, client: Client) -> anyhow::Result<()> {
     let mut seen = Seen::default();
     let mut backoff = Backoff::default();
     loop {
-        let lost = stream(&client, &request, &mut seen, &mut printer, &mut backoff).await.err();
-        match lost {
-            None if !args.follow => return printer.flush(),
-            Some(error) if !args.follow => {
+        match stream(&client, &request, &mut seen, &mut printer, &mut backoff).await {
+            // The node says by an error that it stops: a clean end is the end of the log.
+            Ok(()) => return printer.flush(),
+            Err(error) if !args.follow => {
                 printer.flush()?;
-                return Err(match error.downcast::<tonic::Status>() {
-                    Ok(status) => failure::from_status(status),
-                    Err(error) => error,
-                });
+                return Err(in_words(error));
             }
-            lost => backoff.wait(lost).await?,
+            Err(error) => backoff.wait(error).await?,
         }
         request = resume(&first, &mut seen, began_ms);
     }
 }
 
-/// Names of the instances that a target stands for now.
+/// Names of the instances that a target stands for now; none for an app that is gone, whose logs
+/// may still be kept. What else is wrong, the request for the logs will say.
 async fn instances_of(client: &Client, target: &str) -> anyhow::Result<BTreeSet<String>> {
     let message = StatusRequest { target: target.to_owned(), ..StatusRequest::default() };
-    let mut apps = client.apps().await?;
-    let mut stream = apps.status(request(message)).await.map_err(failure::from_status)?.into_inner();
-    let reply = stream.message().await.map_err(failure::from_status)?.unwrap_or_default();
+    let reply = match client.apps().await?.status(request(message)).await {
+        Ok(reply) => reply.into_inner().message().await.ok().flatten().unwrap_or_default(),
+        Err(_) => return Ok(BTreeSet::new()),
+    };
     let instances = reply.apps.iter().flat_map(|app| &app.instances);
     Ok(instances.map(super::words::instance_label).collect())
 }

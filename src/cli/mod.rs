@@ -24,6 +24,7 @@ mod node;
 mod output;
 mod scale;
 mod service;
+mod signals;
 mod site;
 mod status;
 mod target;
@@ -66,6 +67,8 @@ pub enum Parsed {
 pub struct Request {
     addr: Option<String>,
     verb: Verb,
+    /// Ctrl-C is this request's to handle, where a verb does.
+    owns_interrupt: bool,
 }
 
 /// Reads the process's arguments and environment.
@@ -84,15 +87,39 @@ pub fn parse() -> Parsed {
             _ = Arguments::command().print_help();
             Parsed::Over(ExitCode::SUCCESS)
         }
-        Some(Verb::Dev(dev)) => match dev.data_dir.map_or_else(address::default_data_dir, Ok) {
-            Ok(data_dir) => Parsed::Dev(DevOptions { site: dev.dir, data_dir, http: dev.http }),
+        Some(Verb::Dev(dev)) => match dev_options(dev) {
+            Ok(options) => Parsed::Dev(options),
             Err(error) => Parsed::Over(failure::report(&error)),
         },
-        Some(verb) => Parsed::Client(Request { addr: arguments.addr, verb }),
+        Some(verb) => Parsed::Client(Request { addr: arguments.addr, verb, owns_interrupt: true }),
     }
 }
 
+/// Fills in defaults, and refuses a folder that could not be deployed before a node is started
+/// for it. Paths become absolute: a node may change its working directory.
+fn dev_options(args: args::DevArguments) -> anyhow::Result<DevOptions> {
+    if let Some(site) = &args.dir {
+        deploy::check_folder(site, "name another folder, or none: `nodectl dev` starts an empty node")?;
+    }
+    let data_dir = match args.data_dir {
+        Some(data_dir) => data_dir,
+        None => address::default_data_dir()?,
+    };
+    Ok(DevOptions {
+        site: args.dir.map(std::path::absolute).transpose()?,
+        data_dir: std::path::absolute(data_dir)?,
+        http: args.http,
+    })
+}
+
 impl Request {
+    /// What `nodectl deploy DIR` does, for `dev`: at its own node, once that is ready, in a
+    /// thread of its own. Ctrl-C stays with the caller.
+    pub fn deploy(addr: String, dir: PathBuf) -> Self {
+        let args = args::DeployArguments { dir: Some(dir), ..Default::default() };
+        Self { addr: Some(addr), verb: Verb::Deploy(args), owns_interrupt: false }
+    }
+
     /// Does what was asked and returns the exit status: 0 done, 1 failed, 2 wrong usage, and for
     /// `exec` the command's own.
     pub fn run(self) -> ExitCode {
@@ -100,7 +127,7 @@ impl Request {
             Ok(runtime) => runtime,
             Err(error) => return failure::report(&anyhow::Error::new(error)),
         };
-        let result = runtime.block_on(run(self.verb, client::Client::new(self.addr)));
+        let result = runtime.block_on(run(self.verb, client::Client::new(self.addr), self.owns_interrupt));
         // A thread may sit in a read of standard input that never returns: leave it behind.
         runtime.shutdown_background();
         match result {
@@ -110,10 +137,10 @@ impl Request {
     }
 }
 
-async fn run(verb: Verb, client: client::Client) -> anyhow::Result<ExitCode> {
+async fn run(verb: Verb, client: client::Client, owns_interrupt: bool) -> anyhow::Result<ExitCode> {
     match verb {
         Verb::Dev(_) => unreachable!("parse hands `dev` to main"),
-        Verb::Deploy(args) => return deploy::run(args, client).await,
+        Verb::Deploy(args) => return deploy::run(args, client, owns_interrupt).await,
         Verb::Exec(args) => return exec::run(args, client).await,
         Verb::Abort(args) => lifecycle::abort(args, client).await?,
         Verb::Restart(args) => lifecycle::restart(args, client).await?,
@@ -141,4 +168,14 @@ async fn run(verb: Verb, client: client::Client) -> anyhow::Result<ExitCode> {
         Verb::Version(args) => version::run(args, client).await?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tree_of_arguments_is_consistent() {
+        Arguments::command().debug_assert();
+    }
 }

@@ -75,9 +75,7 @@ pub async fn set(args: NodeArguments, mode: Mode, client: Client) -> anyhow::Res
     match mode {
         Mode::Cordon => out.next(format!("nodectl node drain {node}, or nodectl node uncordon {node}")),
         Mode::Uncordon => out.next("nodectl node ls"),
-        Mode::Drain => {
-            out.next(format!("nodectl status -A --watch; nodectl node uncordon {node} takes it back"))
-        }
+        Mode::Drain => out.next(format!("nodectl status -A --watch, and later nodectl node uncordon {node}")),
     }
     Ok(())
 }

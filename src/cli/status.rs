@@ -36,8 +36,10 @@ pub async fn run(args: StatusArguments, client: Client) -> anyhow::Result<()> {
 async fn watch(out: &Out, client: &Client, message: &v1::StatusRequest) -> anyhow::Result<()> {
     let mut backoff = Backoff::default();
     loop {
-        let lost = watch_once(out, client, message, &mut backoff).await.err();
-        backoff.wait(lost).await?;
+        match watch_once(out, client, message, &mut backoff).await {
+            Ok(()) => return Ok(()),
+            Err(error) => backoff.wait(error).await?,
+        }
     }
 }
 

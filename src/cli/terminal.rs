@@ -8,6 +8,7 @@ use std::io::{self, IsTerminal};
 /// Raw mode on standard input, until dropped: also by a panic, since panics unwind here.
 pub struct RawMode {
     before: Termios,
+    raw: Termios,
 }
 
 impl RawMode {
@@ -23,15 +24,25 @@ impl RawMode {
         let before = termios::tcgetattr(&stdin).map_err(io::Error::from)?;
         let mut raw = before.clone();
         raw.make_raw();
-        termios::tcsetattr(&stdin, OptionalActions::Flush, &raw).map_err(io::Error::from)?;
-        Ok(Self { before })
+        // What was typed ahead is for the command: kept.
+        termios::tcsetattr(&stdin, OptionalActions::Now, &raw).map_err(io::Error::from)?;
+        Ok(Self { before, raw })
+    }
+
+    /// Lends the terminal back, while this process is stopped.
+    pub fn suspend(&self) {
+        _ = termios::tcsetattr(io::stdin(), OptionalActions::Now, &self.before);
+    }
+
+    pub fn resume(&self) {
+        _ = termios::tcsetattr(io::stdin(), OptionalActions::Now, &self.raw);
     }
 }
 
 impl Drop for RawMode {
     fn drop(&mut self) {
-        // Drain: what the command wrote last is still meant for the raw terminal.
-        _ = termios::tcsetattr(io::stdin(), OptionalActions::Drain, &self.before);
+        // Not waiting for output to drain: nobody may be left to read it.
+        self.suspend();
     }
 }
 

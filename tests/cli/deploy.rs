@@ -90,7 +90,8 @@ fn a_manifest_is_sent_as_it_is() {
 fn a_manifests_error_is_shown_in_the_nodes_words() {
     let node = Node::start();
     node.write("x/nodectl.toml", "app = \"shop\"\nimgae = \"shop:1.4\"\n");
-    let message = "x/nodectl.toml:2: unknown key \"imgae\", did you mean \"image\"?";
+    let message =
+        "x/nodectl.toml:2: unknown key \"imgae\", did you mean \"image\"?\nx/nodectl.toml:1: second";
     node.scripts.deploy.fail(Status::invalid_argument(message));
     node.run(&["deploy", "-f", "x/nodectl.toml"]).matches("deploy-bad-manifest", &[]);
 }

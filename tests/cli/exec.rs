@@ -3,15 +3,14 @@
 use crate::fixtures::NODE_ID;
 use crate::golden::Run;
 use crate::node::{Node, eventually};
+use crate::terminal::{Session, size};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use nodectl::proto::v1::exec_input::Input;
 use nodectl::proto::v1::exec_output::Output;
 use nodectl::proto::v1::*;
-use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::os::fd::OwnedFd;
+use rustix::termios::tcsetwinsize;
+use std::io::{BufRead, BufReader, Write};
 use std::process::Stdio;
 use tokio::sync::mpsc::Sender;
 use tonic::{Status, Streaming};
@@ -133,6 +132,16 @@ fn without_i_the_command_has_no_input() {
 }
 
 #[test]
+fn a_reader_that_goes_away_ends_the_command_as_a_pipe_would() {
+    let node = Node::start();
+    let mut command = node.command(&["exec", "-i", "shop", "cat"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it runs");
+    drop(child.stdout.take());
+    let status = eventually("the end", || child.try_wait().expect("waited"));
+    assert_eq!(status.code(), Some(141));
+}
+
+#[test]
 fn a_signal_reaches_the_command_and_its_status_comes_back() {
     let node = Node::start();
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGUSR1] {
@@ -154,55 +163,6 @@ fn what_goes_wrong_is_told() {
     node.run(&["exec", "shop", "cut"]).matches("exec-cut", &[]);
     node.run(&["exec", "-it", "shop", "sh"]).matches("exec-no-terminal", &[]);
     node.run(&["exec", "-e", "NO_SUCH_VARIABLE", "shop", "sh"]).matches("exec-no-variable", &[]);
-}
-
-/// Both ends of a terminal with the binary at the far one.
-struct Session {
-    near: File,
-    far: OwnedFd,
-    child: std::process::Child,
-    screen: BufReader<File>,
-}
-
-impl Session {
-    fn start(node: &Node, args: &[&str]) -> Self {
-        let pty = nix::pty::openpty(None, None).expect("a terminal");
-        let far = || Stdio::from(pty.slave.try_clone().expect("duplicated"));
-        let near = File::from(pty.master);
-        tcsetwinsize(&near, size(80, 24)).expect("sized");
-        let mut command = node.command(args);
-        let child =
-            command.stdin(far()).stdout(far()).stderr(far()).env("TERM", "xterm").spawn().expect("it runs");
-        let screen = BufReader::new(near.try_clone().expect("duplicated"));
-        Self { near, far: pty.slave, child, screen }
-    }
-
-    fn line(&mut self) -> String {
-        let mut line = String::new();
-        self.screen.read_line(&mut line).expect("a line");
-        line.trim_end().to_owned()
-    }
-
-    fn press(&mut self, keys: &[u8]) {
-        self.near.write_all(keys).expect("pressed");
-    }
-
-    /// Whether keys go to the program one by one and uninterpreted.
-    fn is_raw(&self) -> bool {
-        let modes = tcgetattr(&self.far).expect("a terminal").local_modes;
-        !modes.intersects(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG)
-    }
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        _ = self.child.kill();
-        _ = self.child.wait();
-    }
-}
-
-fn size(columns: u16, rows: u16) -> Winsize {
-    Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 }
 }
 
 #[test]
@@ -240,9 +200,23 @@ fn the_terminal_is_restored_when_the_node_goes_away_or_the_client_is_asked_to_en
     node.crash();
     assert_eq!(session.child.wait().expect("it ends").code(), Some(1));
     assert!(!session.is_raw());
-    let mut rest = vec![0; 4096];
-    let count = session.near.read(&mut rest).expect("read");
-    let said = String::from_utf8_lossy(&rest[..count]).into_owned();
+    let said = session.rest();
     assert!(said.contains("the connection to the node was lost"), "{said}");
-    // The session's own `crash` removed the socket: nothing is left to remove.
+}
+
+#[test]
+fn while_it_is_stopped_the_terminal_is_lent_back() {
+    let node = Node::start();
+    let mut session = Session::start(&node, &["exec", "-it", "shop/web.1", "sh"]);
+    assert_eq!([session.line(), session.line()], ["size 80x24", "up"]);
+    let pid = Pid::from_raw(session.child.id() as i32);
+    kill(pid, Signal::SIGTSTP).expect("signalled");
+    eventually("the terminal as it was", || (!session.is_raw()).then_some(()));
+    tcsetwinsize(&session.near, size(100, 30)).expect("sized");
+    kill(pid, Signal::SIGCONT).expect("signalled");
+    assert_eq!(session.line(), "size 100x30");
+    assert!(session.is_raw());
+    session.press(b"q");
+    assert_eq!(session.line(), "key 71");
+    assert_eq!(session.child.wait().expect("it ends").code(), Some(5));
 }

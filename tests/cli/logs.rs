@@ -52,6 +52,16 @@ fn lines_of_several_instances_carry_their_names() {
 }
 
 #[test]
+fn logs_of_an_app_that_is_gone_are_read_as_long_as_they_are_kept() {
+    let node = Node::start();
+    node.scripts.status.fail(Status::not_found("there is no app \"shop\""));
+    node.scripts.logs.reply(steps(vec![entry(1, 0, "one"), entry(2, 1, "two")]));
+    let run = node.run(&["logs", "shop"]);
+    // The second instance is a surprise: names begin with it.
+    assert_eq!((run.stdout.as_str(), run.code), ("one\nweb.2 | two\n", Some(0)), "{}", run.stderr);
+}
+
+#[test]
 fn pieces_of_a_long_line_are_put_together() {
     let piece = |slot, at, text: &str, partial| LogEntry { partial, ..entry(slot, at, text) };
     let node = node(
@@ -80,13 +90,11 @@ fn since_is_an_instant_or_an_age() {
 
 #[test]
 fn a_follow_goes_on_after_a_crash_without_a_line_lost_or_repeated() {
-    let mut node = node(1, vec![]);
+    let mut node = Node::start();
     node.scripts.logs.reply(
         [steps(vec![entry(1, 0, "one"), entry(1, 7, "two"), entry(1, 7, "two again")]), vec![Step::Hold]]
             .concat(),
     );
-    // The empty reply of `node` is used up first, by a client that does not follow.
-    node.run(&["logs", "shop/web.1"]);
     node.scripts.logs.reply(
         [
             steps(vec![
@@ -111,7 +119,16 @@ fn a_follow_goes_on_after_a_crash_without_a_line_lost_or_repeated() {
     let run = Run::from_output(&command, child.wait_with_output().expect("it ends"));
     run.matches("logs-follow-ended", &[]);
     let requests = node.scripts.logs.requests();
-    assert_eq!(requests[2].since_ms, Some(FIXED_MS - 10_000));
+    assert_eq!(requests[1].since_ms, Some(FIXED_MS - 10_000));
+}
+
+#[test]
+fn a_follow_waits_for_a_node_that_stops_and_ends_where_the_log_ends() {
+    let node = Node::start();
+    let stops = Step::Fail(Status::unavailable("the node is stopping"));
+    node.scripts.logs.reply(vec![Step::Send(entry(1, 0, "one")), stops]);
+    node.scripts.logs.reply(steps(vec![entry(1, 1, "two")]));
+    node.run(&["logs", "-f", "shop/web.1"]).matches("logs-follow", &[]);
 }
 
 #[test]

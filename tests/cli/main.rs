@@ -14,4 +14,5 @@ mod images;
 mod logs;
 mod node;
 mod reads;
+mod terminal;
 mod usage;

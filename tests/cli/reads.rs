@@ -197,7 +197,8 @@ fn what_the_node_refuses_is_told_in_its_words() {
         ("refused-internal", Status::internal("index out of range")),
         ("refused-unknown-method", Status::unimplemented("")),
         ("refused-deadline", Status::deadline_exceeded("")),
-        ("refused-lost", Status::unavailable("stopping")),
+        ("refused-unavailable", Status::unavailable("no leader: 1 of 3 servers answers")),
+        ("refused-lost", Status::unavailable("")),
         ("refused-silent", Status::permission_denied("")),
     ] {
         node.scripts.why.fail(status.clone());

@@ -3,6 +3,7 @@
 use crate::golden::{Run, nodectl};
 use crate::node::Node;
 use nodectl::proto::v1::ClusterStatusReply;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 
 fn run(args: &[&str]) -> Run {
@@ -69,6 +70,8 @@ fn wrong_usage_ends_with_2_and_says_what_is_right() {
         ("usage-two-sources", &["deploy", ".", "--image", "x"]),
         ("usage-port-without-image", &["deploy", "--port", "80"]),
         ("usage-nothing-to-deploy", &["deploy"]),
+        ("usage-dev-without-folder", &["dev", "missing"]),
+        ("usage-dev-nothing-to-serve", &["dev", "."]),
         ("usage-https", &["status", "--addr", "https://example.com:7443"]),
         ("usage-bad-address", &["status", "--addr", "/run/api.sock"]),
         ("usage-exec-without-command", &["exec", "shop"]),
@@ -93,6 +96,31 @@ fn a_node_that_does_not_run_is_an_error_that_says_how_to_start_one() {
     drop(std::os::unix::net::UnixListener::bind(folder.path().join("api.sock")).expect("bound"));
     let run = Run::of(nodectl(folder.path(), &["status", "--addr", &at]));
     run.matches("unreachable-named", &[(&shown, "FOLDER")]);
+}
+
+#[test]
+fn a_socket_of_somebody_else_is_told_apart_from_no_node() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: needs root, to run as somebody else");
+        return;
+    }
+    let node = Node::start();
+    // The binary where anybody may run it.
+    let program = std::env::temp_dir().join(format!("nodectl-cli-test-{}", std::process::id()));
+    std::fs::copy(env!("CARGO_BIN_EXE_nodectl"), &program).expect("copied");
+    let mut command = std::process::Command::new(&program);
+    command
+        .args(["status", "--addr", &node.address()])
+        .env_clear()
+        .env("HOME", "/")
+        .current_dir("/")
+        .uid(65_534)
+        .gid(65_534);
+    let output = command.output();
+    std::fs::remove_file(&program).expect("removed");
+    let run = Run::from_output(&command, output.expect("it runs"));
+    run.matches("unreachable-permission", &[(&node.folder.path().display().to_string(), "FOLDER")]);
+    assert_eq!(run.code, Some(1));
 }
 
 #[test]
