@@ -3,6 +3,7 @@
 
 mod build;
 mod good;
+mod hostile;
 
 use super::{Limits, Store};
 use std::path::Path;
