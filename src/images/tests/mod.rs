@@ -17,6 +17,15 @@ fn is_root() -> bool {
     is_root
 }
 
+fn has_tool(name: &str) -> bool {
+    let found = std::env::var_os("PATH")
+        .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(name).is_file()));
+    if !found {
+        eprintln!("skipped: needs {name}");
+    }
+    found
+}
+
 fn open(folder: &Path) -> Store {
     Store::open(&folder.join("images")).expect("a store")
 }
