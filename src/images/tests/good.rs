@@ -81,7 +81,7 @@ fn every_form_of_an_archive_gives_the_same_folders() {
     let whiteout = std::fs::symlink_metadata(top.join("etc/old")).unwrap();
     assert!(whiteout.file_type().is_char_device() && whiteout.rdev() == 0);
     let mut opaque = [0; 8];
-    let length = rustix::fs::lgetxattr(&top.join("data"), "trusted.overlay.opaque", &mut opaque[..]).unwrap();
+    let length = rustix::fs::lgetxattr(top.join("data"), "trusted.overlay.opaque", &mut opaque[..]).unwrap();
     assert_eq!(&opaque[..length], b"y");
     assert_eq!(store.usage().unwrap().layers, 2);
 }

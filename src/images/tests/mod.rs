@@ -4,6 +4,7 @@
 mod build;
 mod good;
 mod hostile;
+mod random;
 mod store;
 mod tools;
 

@@ -44,7 +44,7 @@ fn a_collection_keeps_what_roots_reach_and_removes_the_rest() {
         report.bytes_freed,
         before.blob_bytes + before.unpacked_bytes - after.blob_bytes - after.unpacked_bytes
     );
-    assert_eq!(store.list().unwrap(), [kept_id.clone()]);
+    assert_eq!(store.list().unwrap(), std::slice::from_ref(&kept_id));
     assert!(matches!(store.image(&other_id), Err(Error::NotFound(_))));
     assert_eq!(store.unpack(&kept_id).unwrap().len(), 2);
     assert_eq!(names_in(&store, "tmp").len(), 0);
@@ -166,7 +166,7 @@ fn a_second_process_is_kept_out_and_a_restart_finds_everything() {
     drop(store);
     let store = open(at);
     assert_eq!(names_in(&store, "tmp").len(), 0);
-    assert_eq!(store.list().unwrap(), [manifest.clone()]);
+    assert_eq!(store.list().unwrap(), std::slice::from_ref(&manifest));
     store.unpack(&manifest).unwrap();
 }
 
