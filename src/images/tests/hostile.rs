@@ -38,6 +38,7 @@ fn limits() -> Limits {
         max_expansion: 200,
         expansion_free_bytes: 1 << 20,
         max_header_bytes: 1 << 16,
+        max_folder_path_bytes: 100_000,
         max_layers: 5,
         max_members: 300,
         ..Limits::default()

@@ -453,6 +453,9 @@ fn outer() -> Vec<Case> {
         }),
         file("a device as a member", "is a device", || Tar::new().entry("x", EntryType::Char, "", b"").end()),
         file("a member that climbs", "has a `..`", || Tar::new().file("../index.json", b"{}").end()),
+        file("a member with a very long name", "very long name", || {
+            Tar::new().long_name(&[b'x'; 2000]).file("x", b"").end()
+        }),
         file("too many members", "more than 300 entries", || {
             (0..400).fold(Tar::new(), |tar, at| tar.file(&at.to_string(), b"")).end()
         }),

@@ -48,6 +48,11 @@ fn names() -> Vec<Case> {
         layer("a path that is too deep", "folders deep", |_| {
             Tar::new().long_name(&b"d/".repeat(1000)).folder("x").end()
         }),
+        layer("folders whose paths fill the memory", "the paths of its folders", |_| {
+            // One entry, 250 implied folders, each path longer by sixteen bytes.
+            let deep: Vec<u8> = [b"d".repeat(15), b"/".to_vec()].concat().repeat(250);
+            Tar::new().long_name(&deep).folder("x").end()
+        }),
         layer("a NUL in a PAX path", "NUL byte", |_| {
             Tar::new().pax(&[("path", b"a\0b")]).file("a", b"").end()
         }),
