@@ -58,7 +58,7 @@ impl Layer {
 /// What a descriptor leads to.
 #[derive(Debug)]
 pub(crate) enum Document {
-    Index(ImageIndex),
+    Index(Box<ImageIndex>),
     Manifest(Box<ImageManifest>),
 }
 
@@ -128,7 +128,7 @@ pub(crate) fn parse_root_index(bytes: &[u8]) -> Result<ImageIndex, Fault> {
     let shape: Shape = json(bytes, "index.json")?;
     let declared = shape.media_type.as_deref().unwrap_or(OCI_INDEX).to_owned();
     match parse(bytes, &declared, "index.json")? {
-        Document::Index(index) => Ok(index),
+        Document::Index(index) => Ok(*index),
         Document::Manifest(_) => refuse!("index.json is a manifest instead of an index"),
     }
 }

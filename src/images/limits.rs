@@ -28,6 +28,8 @@ pub struct Limits {
     pub max_name_bytes: usize,
     /// Bytes of one whole path (PATH_MAX, with its NUL).
     pub max_path_bytes: usize,
+    /// Bytes of the paths of all folders of a layer: they are remembered until its end.
+    pub max_folder_path_bytes: u64,
     /// Folders above a file.
     pub max_path_depth: usize,
     /// Members of the outer archive, or files of a layout folder, that we look at.
@@ -54,6 +56,7 @@ impl Default for Limits {
             max_header_bytes: MIB,
             max_name_bytes: 255,
             max_path_bytes: 4095,
+            max_folder_path_bytes: 128 * MIB,
             max_path_depth: 256,
             max_members: 50_000,
             max_archive_bytes: 64 * GIB,

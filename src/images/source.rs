@@ -15,6 +15,9 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
+/// Members are called `blobs/sha256/HEX` or `HEX/layer.tar`, and all are remembered.
+const MAX_MEMBER_NAME_BYTES: usize = 1024;
+
 pub(crate) enum Source {
     Folder(File),
     Archive { file: Arc<File>, members: BTreeMap<Vec<u8>, Listed> },
@@ -196,6 +199,9 @@ fn list(file: &Arc<File>, limits: &Limits) -> Result<BTreeMap<Vec<u8>, Listed>, 
     let mut reader = Reader::new(BufReader::new(all), limits, limits.max_members as u64);
     let mut members = BTreeMap::new();
     while let Some(entry) = reader.next()? {
+        if entry.path.len() + entry.link.len() > MAX_MEMBER_NAME_BYTES {
+            refuse!("the archive's {} has a very long name", shown(&entry.path));
+        }
         let path = paths::components(&entry.path, limits)?.join(&b'/');
         let listed = match entry.kind {
             Kind::Folder => continue,

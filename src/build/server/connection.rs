@@ -16,10 +16,12 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// The proxy in front keeps connections for reuse; ten of its ticks.
+/// Without any request, or without progress of an answer, this long: the client is gone.
 const IDLE: Duration = Duration::from_secs(75);
-/// A request's header arrives in one piece from anyone who means it.
-const HEADER: Duration = Duration::from_secs(30);
+/// From an answer (or the connection) to the end of the next header: hyper starts the clock
+/// at once, so this also ends idle HTTP/1.1 connections. Longer than the minute for which a
+/// proxy commonly keeps one: that the proxy closes first avoids a race.
+const HEADER: Duration = Duration::from_secs(65);
 /// A page has a few dozen files; each open one costs a descriptor.
 const MAX_STREAMS: u32 = 64;
 const MAX_HEADER_BYTES: usize = 32 * 1024;
@@ -62,7 +64,7 @@ pub(super) async fn serve(stream: TcpStream, root: Rc<File>, mut stopping: watch
         .http2()
         .timer(TokioTimer::new())
         .keep_alive_interval(IDLE / 3)
-        .keep_alive_timeout(HEADER)
+        .keep_alive_timeout(IDLE / 3)
         .max_concurrent_streams(MAX_STREAMS)
         .max_pending_accept_reset_streams(MAX_STREAMS as usize)
         .max_local_error_reset_streams(256)

@@ -74,11 +74,7 @@ fn validators(file: &File, stat: &Stat) -> Validators {
             stat.st_ino, stat.st_size, stat.st_mtime, stat.st_mtime_nsec, stat.st_ctime, stat.st_ctime_nsec
         ),
     };
-    Validators {
-        etag,
-        modified: modified(stat.st_mtime as i64),
-        length: u64::try_from(stat.st_size).unwrap_or(0),
-    }
+    Validators { etag, modified: modified(stat.st_mtime), length: u64::try_from(stat.st_size).unwrap_or(0) }
 }
 
 /// The hash that the build left with the file. The file may have been made by anyone, so

@@ -9,7 +9,7 @@ use super::super::unpack::{Unpacked, unpack};
 use super::{Key, Pin, Record, Store, remove_tree, sync_folder};
 use crate::model::ids::Digest;
 use std::fs::{self, DirBuilder, File};
-use std::io::{Read, Write};
+use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -24,7 +24,7 @@ pub(crate) struct Staging {
 impl Store {
     pub(crate) fn stage(&self) -> Result<Staging, Fault> {
         let folder = self.temporary_path("staging");
-        for part in ["", "blobs", "layers"] {
+        for part in ["", "blobs", "layers", "manifests"] {
             let path = folder.join(part);
             DirBuilder::new().mode(0o700).create(&path).doing(|| format!("make {}", path.display()))?;
         }
@@ -132,7 +132,12 @@ impl Staging {
     /// that comes back holds all of it.
     pub fn publish(self, manifests: &[Digest]) -> Result<Pin, Fault> {
         let root = self.store.root().to_owned();
-        // One sync for everything that was written, however many files.
+        for manifest in manifests {
+            let mark = self.folder.join("manifests").join(manifest.hex());
+            File::create(mark).doing(|| format!("mark image {manifest}"))?;
+        }
+        // One sync for everything that was written, however many files. What needs room on
+        // the disk is done by then; from here on it is renames.
         let folder = File::open(&self.folder).doing(|| "open the staging folder".to_owned())?;
         rustix::fs::syncfs(&folder).doing(|| "sync the image store".to_owned())?;
         let staged = |part: &str| names_of(&self.folder.join(part));
@@ -151,10 +156,7 @@ impl Staging {
         }
         sync_folder(&root.join("blobs/sha256"))?;
         for manifest in manifests {
-            let path = self.store.mark_path(manifest);
-            File::create(&path)
-                .and_then(|mut mark| mark.flush())
-                .doing(|| format!("mark image {manifest}"))?;
+            put(&self.folder.join("manifests").join(manifest.hex()), &self.store.mark_path(manifest))?;
         }
         sync_folder(&root.join("manifests"))?;
         // Still under the lock: no collection can come between the names and the pin.

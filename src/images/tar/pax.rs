@@ -61,8 +61,10 @@ impl Pax {
     }
 }
 
+type Record<'a> = (&'a [u8], &'a [u8], &'a [u8]);
+
 /// The first record of `content` as (key, value, what follows).
-fn record(content: &[u8]) -> Result<(&[u8], &[u8], &[u8]), Fault> {
+fn record(content: &[u8]) -> Result<Record<'_>, Fault> {
     let malformed = || Fault::Refused("a PAX record is malformed".to_owned());
     let space = content.iter().take(12).position(|b| *b == b' ').ok_or_else(malformed)?;
     let length = usize::try_from(decimal(&content[..space], "length")?).map_err(|_| malformed())?;

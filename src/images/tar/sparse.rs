@@ -39,7 +39,9 @@ impl PaxSparse {
             b"size" | b"realsize" => self.real_size = Some(decimal(value, "sparse size")?),
             b"numblocks" => {}
             b"offset" if self.numbers.len() % 2 == 1 => refuse!("a sparse map has two offsets in a row"),
-            b"numbytes" if self.numbers.len() % 2 == 0 => refuse!("a sparse map has two lengths in a row"),
+            b"numbytes" if self.numbers.len().is_multiple_of(2) => {
+                refuse!("a sparse map has two lengths in a row")
+            }
             b"offset" | b"numbytes" => self.numbers.push(decimal(value, "sparse map")?),
             b"map" => {
                 for number in value.split(|b| *b == b',') {

@@ -61,6 +61,7 @@ struct Unpacker<'a> {
     limits: &'a Limits,
     /// Times of folders, set when nothing is added to them any more.
     folder_times: BTreeMap<Vec<u8>, (i64, u32)>,
+    folder_path_bytes: u64,
     so_far: Unpacked,
     buffer: Vec<u8>,
 }
@@ -71,7 +72,8 @@ impl<'a> Unpacker<'a> {
         let mut folder_times = BTreeMap::new();
         folder_times.insert(Vec::new(), (0, 0));
         let buffer = vec![0; super::streams::BUFFER_BYTES];
-        Ok(Unpacker { root, limits, folder_times, so_far: Unpacked::default(), buffer })
+        let so_far = Unpacked::default();
+        Ok(Unpacker { root, limits, folder_times, folder_path_bytes: 0, so_far, buffer })
     }
 
     fn add(&mut self, entry: &Entry, reader: &mut Reader<'_, impl Read>) -> Result<(), Fault> {
@@ -149,7 +151,10 @@ impl<'a> Unpacker<'a> {
             Found::Nothing => root::make_folder(parent, name)?,
             Found::Whiteout => self.root.replace_whiteout(parent, name)?,
         };
-        self.folder_times.insert(join(parent_path, name), entry.mtime);
+        let path = join(parent_path, name);
+        self.folder_path_bytes += path.len() as u64;
+        self.folder_times.insert(path, entry.mtime);
+        self.check_folder_paths()?;
         attributes::set_on_descriptor(made.as_fd(), entry)
     }
 
@@ -276,10 +281,20 @@ impl<'a> Unpacker<'a> {
 
     /// The folder at `path`, with its missing parents made.
     fn folder(&mut self, path: &[u8]) -> Result<Rc<OwnedFd>, Fault> {
-        let folder_times = &mut self.folder_times;
-        self.root.folder(path, |made| {
+        let (folder_times, folder_path_bytes) = (&mut self.folder_times, &mut self.folder_path_bytes);
+        let folder = self.root.folder(path, |made| {
+            *folder_path_bytes += made.len() as u64;
             folder_times.entry(made.to_vec()).or_insert((0, 0));
-        })
+        })?;
+        self.check_folder_paths()?;
+        Ok(folder)
+    }
+
+    fn check_folder_paths(&self) -> Result<(), Fault> {
+        if self.folder_path_bytes > self.limits.max_folder_path_bytes {
+            refuse!("the paths of its folders have more than {} bytes", self.limits.max_folder_path_bytes);
+        }
+        Ok(())
     }
 
     fn finish(mut self) -> Result<Unpacked, Fault> {
