@@ -31,14 +31,18 @@ pub struct Host {
 }
 
 impl Host {
-    pub fn open(config: &Config, records: &Records, slots: Vec<u32>) -> Result<Host, Error> {
+    /// The bridge and its tables, found or made. Those in the `recorded` slots may speak, and
+    /// those who have a veth already.
+    pub fn open(config: &Config, records: &Records, recorded: BTreeSet<u32>) -> Result<Host, Error> {
         // Two nodes that start at once must not choose the same subnet.
         let _lock = lock_namespace()?;
         let bridge = format!("ndctl-{}", config.tag);
         let mut socket = route()?;
         let existed = find(&mut socket, &bridge)?.is_some();
         let opened = Host::make(config, records, &mut socket, &bridge).and_then(|host| {
-            host.put_tables(slots)?;
+            let mut slots = recorded;
+            slots.extend(host.connected_slots()?);
+            host.put_tables(slots.into_iter().collect())?;
             host.repair_surroundings();
             links::set_up(&mut socket, host.bridge_index).map_err(kernel(format!("bring {bridge} up")))?;
             Ok(host)

@@ -155,6 +155,8 @@ enum Phase {
     /// A call is working on it; its slot is taken.
     Busy,
     Attached,
+    /// Something of it is left that could not be taken away; the next detach or sweep tries again.
+    Failed,
 }
 
 impl Network {
@@ -195,8 +197,8 @@ impl Network {
         self.with(move |shared| shared.detach(&key)).await
     }
 
-    /// Detaches all but `keep`, removes veths of ours that no attachment knows, and puts back
-    /// what others have taken from our tables and inserted rules.
+    /// Detaches all but `keep`, veths of ours that no record knows among them, and puts back what
+    /// others have taken from our tables and inserted rules.
     pub async fn sweep(&self, keep: &BTreeSet<String>) -> Result<(), Error> {
         let keep = keep.clone();
         self.with(move |shared| shared.sweep(&keep)).await
@@ -216,7 +218,7 @@ impl Network {
 
     /// All keys that are attached.
     pub fn keys(&self) -> BTreeSet<String> {
-        self.shared.state().entries.keys().cloned().collect()
+        self.shared.state().entries.keys().filter(|key| is_key(key)).cloned().collect()
     }
 
     pub fn gateway(&self) -> IpAddr {
@@ -267,10 +269,22 @@ impl Shared {
             .into_iter()
             .map(|(key, slot)| (key, Entry { slot, phase: Phase::Attached }))
             .collect();
-        let slots = entries.values().map(|entry| entry.slot).collect();
-        let host = Host::open(config, &records, slots)?;
+        let recorded = entries.values().map(|entry| entry.slot).collect();
+        let host = Host::open(config, &records, recorded)?;
         let state = State { entries, next_slot: records.next_slot() };
-        Ok(Shared { host, records, state: Mutex::new(state), firewall: Mutex::new(()) })
+        let shared = Shared { host, records, state: Mutex::new(state), firewall: Mutex::new(()) };
+        shared.adopt_strangers()?;
+        Ok(shared)
+    }
+
+    /// Veths of ours that no record knows (someone emptied `run_dir`) may be those of the living:
+    /// they keep their slots, under keys that no caller can have, until a sweep says otherwise.
+    fn adopt_strangers(&self) -> Result<(), Error> {
+        let known = self.slots();
+        let strangers = self.host.connected_slots()?.into_iter().filter(|slot| !known.contains(slot));
+        let entries = strangers.map(|slot| (format!("?{slot}"), Entry { slot, phase: Phase::Attached }));
+        self.state().entries.extend(entries.collect::<Vec<_>>());
+        Ok(())
     }
 
     fn attach(&self, key: &str, pid: i32) -> Result<Attachment, Error> {
@@ -292,8 +306,8 @@ impl Shared {
         let slot = self.reserve(key)?;
         let result = self.connect(slot, &namespace);
         match &result {
-            Ok(_) => self.mark_attached(key),
-            // The first error is the one to tell; what the way back meets is swept later.
+            Ok(_) => self.mark(key, Phase::Attached),
+            // The first error is the one to tell.
             Err(_) => _ = self.release(key, slot),
         }
         result
@@ -326,9 +340,9 @@ impl Shared {
         Ok(self.host.attachment(slot))
     }
 
-    fn mark_attached(&self, key: &str) {
+    fn mark(&self, key: &str, phase: Phase) {
         if let Some(entry) = self.state().entries.get_mut(key) {
-            entry.phase = Phase::Attached;
+            entry.phase = phase;
         }
     }
 
@@ -344,11 +358,15 @@ impl Shared {
                 }
             }
         };
-        self.release(key, slot).inspect_err(|_| self.mark_attached(key))
+        self.release(key, slot)
+    }
+
+    fn release(&self, key: &str, slot: u32) -> Result<(), Error> {
+        self.take_away(key, slot).inspect_err(|_| self.mark(key, Phase::Failed))
     }
 
     /// Undoes `connect` and `reserve`, in the opposite order.
-    fn release(&self, key: &str, slot: u32) -> Result<(), Error> {
+    fn take_away(&self, key: &str, slot: u32) -> Result<(), Error> {
         self.host.disconnect(slot)?;
         {
             let _firewall = self.firewall();
@@ -366,12 +384,6 @@ impl Shared {
                 // Someone is working on it at this moment: it is no leftover.
                 Err(Error::Busy { .. }) => {}
                 other => other?,
-            }
-        }
-        for slot in self.host.connected_slots()? {
-            // Looked up one by one: an attachment may have come in the meantime.
-            if !self.slots().contains(&slot) {
-                self.host.disconnect(slot)?;
             }
         }
         self.host.repair_surroundings();

@@ -325,3 +325,24 @@ fn a_container_in_a_user_namespace_is_attached_like_any_other() {
     scene.detach("1.1").expect("detaches");
     assert_eq!(leftovers(&scene.host), before);
 }
+
+#[test]
+fn a_node_whose_records_are_gone_gives_no_living_containers_address_away() {
+    if !is_root() {
+        return;
+    }
+    let mut scene = Scene::with_containers(3);
+    std::fs::remove_dir_all(scene.host.config("t").run_dir).expect("removes");
+    scene.network = Arc::new(scene.host.open("t"));
+    assert!(scene.network.keys().is_empty());
+    scene.add("new.1");
+    let addresses: BTreeSet<_> = scene.containers.iter().map(|(_, attachment)| attachment.address).collect();
+    assert_eq!(addresses.len(), 4);
+    for (container, attachment) in &scene.containers {
+        converse(&scene.host.space, container, attachment.address, 80).expect("all live on");
+    }
+    let keep = BTreeSet::from(["new.1".to_owned()]);
+    scene.host.with(&scene.network, async move |network| network.sweep(&keep).await).expect("sweeps");
+    let left = leftovers(&scene.host);
+    assert_eq!(left.iter().filter(|line| line.contains("link nvt-")).count(), 1, "{left:?}");
+}
