@@ -442,12 +442,15 @@ impl Task {
         }
     }
 
-    async fn shut_down(&mut self, living: Living) {
+    async fn shut_down(&mut self, mut living: Living) {
         let (config, sockets) = (Arc::clone(&self.config), self.sockets.take());
         let ended = blocking(move || {
             // Ours first: new clients are refused at once when the proxy closes its copies.
             drop(sockets);
-            living.link.set_nonblocking(false).map_err(Error::Link)?;
+            // The last link was closed by its end; without a new one the proxy is ended at once.
+            if let Ok((link, _)) = spawn::reconnect(&config, living.pid) {
+                living.link = link;
+            }
             spawn::end(living, config.limits.shutdown_drain);
             spawn::forget(&config.run_dir);
             Ok(())

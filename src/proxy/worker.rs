@@ -46,6 +46,8 @@ pub enum ToWorker {
     Stats {
         reply: oneshot::Sender<Stats>,
     },
+    /// From now on clients are served; before, they wait in the listeners' queues.
+    Accept,
     Drain {
         drained: oneshot::Sender<()>,
     },
@@ -113,22 +115,26 @@ pub fn main(
     local.block_on(&runtime, async move {
         let worker = Rc::new(Worker::new(limits, trouble));
         tick::advance();
-        for listener in listeners {
-            let listener =
-                listener.set_nonblocking(true).and_then(|()| tokio::net::TcpListener::from_std(listener));
-            match listener {
-                Ok(listener) => drop(tokio::task::spawn_local(accept(Rc::clone(&worker), listener))),
-                Err(e) => return up(Err(e)),
-            }
-        }
+        let listen = |listener: TcpListener| {
+            listener.set_nonblocking(true)?;
+            tokio::net::TcpListener::from_std(listener)
+        };
+        let listeners = match listeners.into_iter().map(listen).collect::<io::Result<Vec<_>>>() {
+            Ok(listeners) => listeners,
+            Err(e) => return up(Err(e)),
+        };
         tokio::task::spawn_local(sweep(Rc::clone(&worker)));
         up(Ok(()));
-        obey(worker, asks).await;
+        obey(worker, listeners, asks).await;
     });
 }
 
 /// Does what the control thread says, until it is gone.
-async fn obey(worker: Rc<Worker>, mut asks: mpsc::UnboundedReceiver<ToWorker>) {
+async fn obey(
+    worker: Rc<Worker>,
+    mut listeners: Vec<tokio::net::TcpListener>,
+    mut asks: mpsc::UnboundedReceiver<ToWorker>,
+) {
     while let Some(ask) = asks.recv().await {
         // Whoever asked may have gone: all replies are let go.
         match ask {
@@ -144,6 +150,11 @@ async fn obey(worker: Rc<Worker>, mut asks: mpsc::UnboundedReceiver<ToWorker>) {
                 let _ = reply.send(in_flight);
             }
             ToWorker::Stats { reply } => drop(reply.send(worker.stats())),
+            ToWorker::Accept => {
+                for listener in std::mem::take(&mut listeners) {
+                    tokio::task::spawn_local(accept(Rc::clone(&worker), listener));
+                }
+            }
             ToWorker::Drain { drained } => {
                 let worker = Rc::clone(&worker);
                 tokio::task::spawn_local(async move {

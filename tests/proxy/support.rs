@@ -53,7 +53,7 @@ pub fn table(index: u64, apps: &[(&str, &[(u64, SocketAddr)])]) -> RoutingTable 
 pub struct Proxy {
     pub supervisor: Option<Supervisor>,
     pub address: SocketAddr,
-    pub folder: tempfile::TempDir,
+    _folder: tempfile::TempDir,
     pub config: Config,
 }
 
@@ -68,7 +68,7 @@ impl Proxy {
         let config = config(&run_dir, limits);
         let supervisor = Supervisor::start_or_adopt(config.clone()).await.unwrap();
         let address = supervisor.addresses()[0];
-        Self { supervisor: Some(supervisor), address, folder, config }
+        Self { supervisor: Some(supervisor), address, _folder: folder, config }
     }
 
     pub fn supervisor(&self) -> &Supervisor {
