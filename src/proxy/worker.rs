@@ -250,13 +250,11 @@ impl Worker {
         HeaderValue::from_bytes(&text).expect("digits are visible ASCII")
     }
 
-    /// A backend could not be reached: others are preferred for a while, and the node hears.
-    pub fn refused(&self, backend: &Backend, error: &io::Error) {
+    /// A backend refused or broke a new connection: others are preferred for a while, and the
+    /// node hears.
+    pub fn refused(&self, backend: &Backend, reason: impl FnOnce() -> String) {
         if backend.refused() {
-            let reason = match error.kind() {
-                io::ErrorKind::TimedOut => "did not accept a connection in time".to_owned(),
-                _ => format!("could not connect: {error}"),
-            };
+            let reason = reason();
             let trouble = wire::Trouble { instance: backend.key.0.0, attempt: backend.key.1, reason };
             // A hint: lost when the node does not keep up.
             let _ = self.trouble.try_send(trouble);
@@ -355,13 +353,8 @@ impl Worker {
         self.next_connection.set(number + 1);
         let (watched, finish) = (Watched::new(), Rc::new(Notify::new()));
         let place = Place { worker: Rc::clone(self), number };
-        let serving =
-            connection::serve(Rc::clone(self), stream, peer, Arc::clone(&watched), Rc::clone(&finish));
-        let task = tokio::task::spawn_local(async move {
-            let _place = place;
-            serving.await;
-        })
-        .abort_handle();
+        let serving = connection::serve(place, stream, peer, Arc::clone(&watched), Rc::clone(&finish));
+        let task = tokio::task::spawn_local(serving).abort_handle();
         self.connections.borrow_mut().insert(number, Connection { watched, finish, task });
     }
 
@@ -378,7 +371,8 @@ impl Worker {
             let in_phase = watched.in_phase_ms();
             let stalled = over(watched.write_waits_ms(), self.limits.stall_timeout)
                 || match watched.phase() {
-                    Phase::Head => over(in_phase, self.limits.head_timeout),
+                    // Part of a next request, while this one is answered, has time.
+                    Phase::Head => !watched.is_active() && over(in_phase, self.limits.head_timeout),
                     Phase::Body => over(in_phase, self.limits.stall_timeout),
                     Phase::Between | Phase::Raw => false,
                 };
@@ -416,9 +410,11 @@ impl Worker {
     }
 }
 
-/// A connection's entry in its worker, taken out however its task ends.
-struct Place {
-    worker: Rc<Worker>,
+/// A connection's entry in its worker, taken out when the connection, or the tunnel that it
+/// became, has ended in whatever way.
+#[derive(Debug)]
+pub struct Place {
+    pub worker: Rc<Worker>,
     number: u64,
 }
 
