@@ -4,7 +4,7 @@
 use super::forward::{self, Client};
 use super::guard::{Guard, Watched};
 use super::headers::Peer;
-use super::worker::Worker;
+use super::worker::Place;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -27,7 +27,7 @@ const MAX_STREAMS: u32 = 128;
 
 /// Serves one client until it ends, or `finish` asks it to end after what it is doing.
 pub async fn serve(
-    worker: Rc<Worker>,
+    place: Place,
     mut stream: TcpStream,
     peer: SocketAddr,
     watched: Arc<Watched>,
@@ -41,7 +41,8 @@ pub async fn serve(
         },
         () = finish.notified() => return,
     };
-    let client = Rc::new(Client { peer: Peer::new(peer.ip()), watched: Arc::clone(&watched) });
+    let worker = Rc::clone(&place.worker);
+    let client = Rc::new(Client { peer: Peer::new(peer.ip()), watched: Arc::clone(&watched), _place: place });
     let io = TokioIo::new(Guard::new(stream, prefix, !is_http2, watched));
     let service = service_fn(move |request| forward::handle(Rc::clone(&worker), Rc::clone(&client), request));
     // How a connection ends is the client's business: its errors are not ours to log.

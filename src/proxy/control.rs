@@ -70,6 +70,8 @@ pub async fn run(
     if let Some(table) = table {
         control.serve(table).await;
     }
+    // Not before: who waited while there was no proxy must find the table.
+    control.tell_all(|| ToWorker::Accept);
     ready();
 
     let (frames, mut incoming) = mpsc::channel(64);

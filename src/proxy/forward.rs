@@ -14,7 +14,7 @@ use super::headers::{self, Peer};
 use super::pages::Problem;
 use super::stats::count;
 use super::table::Service;
-use super::worker::Worker;
+use super::worker::{Place, Worker};
 use super::{host, tunnel};
 use http::header::{CONNECTION, EXPECT};
 use http::request::Parts;
@@ -29,11 +29,15 @@ use std::time::{Duration, Instant};
 /// Backends that one request may be sent to; a bound for a day on which all are broken.
 const MAX_ATTEMPTS: usize = 5;
 
+const BROKEN_BODY: Problem = Problem::Malformed("its body is not framed as announced");
+
 /// The client behind a request.
 #[derive(Debug)]
 pub struct Client {
     pub peer: Peer,
     pub watched: Arc<Watched>,
+    /// Taken for as long as anything of the connection is left.
+    pub _place: Place,
 }
 
 /// Answers one request, whatever happens.
@@ -48,7 +52,13 @@ pub async fn handle(
     let number = client.watched.request_begins();
     let mut active = Active::new(Arc::clone(&client.watched));
     let http2 = request.version() == Version::HTTP_2;
-    let answer = match route(&worker, &client, request, &mut active) {
+    let routed = if client.watched.broke_body_of(number) {
+        // Known before anything was sent: what arrives together is looked at together.
+        Err(BROKEN_BODY)
+    } else {
+        route(&worker, &client, request, &mut active)
+    };
+    let answer = match routed {
         Ok((routed, service)) => forward(&worker, &client, routed, &service, number, active).await,
         Err(problem) => {
             count(&worker.unrouted, 1);
@@ -106,7 +116,7 @@ fn route(
 
 async fn forward(
     worker: &Rc<Worker>,
-    client: &Client,
+    client: &Rc<Client>,
     mut routed: Routed,
     service: &Service,
     number: u64,
@@ -118,7 +128,7 @@ async fn forward(
     let result = exchange(worker, service, routed).await;
     let broken = upload.is_some() && client.watched.broke_body_of(number);
     let response = match result {
-        _ if broken => Problem::Malformed("its body is not framed as announced").response(active),
+        _ if broken => BROKEN_BODY.response(active),
         Ok(exchanged) => answer(client, service, exchanged, on_upgrade, active),
         Err(problem) => problem.response(active),
     };
@@ -134,7 +144,7 @@ struct Exchanged {
 }
 
 fn answer(
-    client: &Client,
+    client: &Rc<Client>,
     service: &Service,
     exchanged: Exchanged,
     on_upgrade: Option<hyper::upgrade::OnUpgrade>,
@@ -152,7 +162,9 @@ fn answer(
         parts.extensions.clear();
         let reply = Reply::Empty { _active: Active::new(Arc::clone(&client.watched)) };
         client.watched.request_begins();
-        tunnel::spawn(on_upgrade, backend, &client.watched, counters, lease, active);
+        // Before the client can see the 101, and so before it can send what is not HTTP.
+        client.watched.becomes_raw();
+        tunnel::spawn(on_upgrade, backend, counters, (Rc::clone(client), lease, active));
         return Response::from_parts(parts, reply);
     }
     let (mut parts, body) = response.into_parts();
@@ -191,6 +203,8 @@ async fn exchange(worker: &Rc<Worker>, service: &Service, routed: Routed) -> Res
     let repeatable = parts.method.is_idempotent() || upload.is_some();
     let mut request = Request::from_parts(parts, outgoing(upload.as_ref()));
     let mut problem = Problem::NothingReady;
+    // One that was kept has failed: the next try is on a new connection.
+    let mut anew = upgrade;
     for attempt in 0..MAX_ATTEMPTS {
         if attempt > 0 {
             count(&service.counters.retries, 1);
@@ -199,8 +213,9 @@ async fn exchange(worker: &Rc<Worker>, service: &Service, routed: Routed) -> Res
             break;
         };
         let backend = Rc::clone(lease.backend());
-        let pooled = if upgrade { None } else { backend.take_idle() };
-        let mut sender = match pooled {
+        let kept = if anew { None } else { backend.take_idle() };
+        let was_kept = kept.is_some();
+        let mut sender = match kept {
             Some(sender) => sender,
             None => {
                 let connected = if upgrade {
@@ -212,7 +227,7 @@ async fn exchange(worker: &Rc<Worker>, service: &Service, routed: Routed) -> Res
                     Ok(sender) => sender,
                     Err(error) => {
                         // Nothing was sent: any method may go elsewhere.
-                        worker.refused(&backend, &error);
+                        worker.refused(&backend, || format!("could not connect: {error}"));
                         problem = Problem::Unreachable;
                         tried.push(backend.key);
                         continue;
@@ -242,14 +257,18 @@ async fn exchange(worker: &Rc<Worker>, service: &Service, routed: Routed) -> Res
             Some(Err(error)) => error,
         };
         problem = Problem::Unreachable;
+        anew = true;
         if let Some(unsent) = error.take_message() {
-            // The pooled connection had closed: not the backend's fault, so not `tried`.
+            // The kept connection had closed: not the backend's fault, so not `tried`.
             request = unsent;
             continue;
         }
         let untouched = upload.as_ref().is_none_or(|upload| !upload.is_touched());
         let broke =
             error.error().is_incomplete_message() || error.error().is_canceled() || is_io(error.error());
+        if broke && !was_kept {
+            worker.refused(&backend, || format!("broke a new connection: {}", error.error()));
+        }
         match copy {
             Some(copy) if broke && untouched && worker.budget_spent() => {
                 request = copy.request(upload.as_ref())

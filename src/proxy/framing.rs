@@ -228,11 +228,7 @@ impl Head {
     fn take(&mut self, line: &[u8]) -> Result<(), Refused> {
         let (name, value) = field(line)?;
         match name.len() {
-            4 if is(name, b"host") => {
-                if std::mem::replace(&mut self.host, true) {
-                    return Err("two Hosts");
-                }
-            }
+            4 if is(name, b"host") => once(&mut self.host, "two Hosts")?,
             14 if is(name, b"content-length") => {
                 // 18 digits fit whatever any implementation counts in 63 bits. A list of equal
                 // values is valid to some (RFC 9112 §6.3), so it means two things.
@@ -247,14 +243,17 @@ impl Head {
                 if !is(value, b"chunked") {
                     return Err("a Transfer-Encoding other than chunked");
                 }
-                if std::mem::replace(&mut self.chunked, true) {
-                    return Err("two Transfer-Encodings");
-                }
+                once(&mut self.chunked, "two Transfer-Encodings")?;
             }
             _ => {}
         }
         Ok(())
     }
+}
+
+/// Notes that something was seen, and refuses it the second time.
+fn once(seen: &mut bool, why: Refused) -> Result<(), Refused> {
+    if std::mem::replace(seen, true) { Err(why) } else { Ok(()) }
 }
 
 fn is(name: &[u8], lower: &[u8]) -> bool {

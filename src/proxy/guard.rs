@@ -4,8 +4,9 @@
 //! second costs less than arming a timer for each request, and it sees stalled writes too.
 //!
 //! A violation never reaches hyper. The byte at which it was found is replaced by NUL, which
-//! hyper refuses wherever a head or a chunk size is read, with 400 and a close; what follows
-//! it is not read. Then the socket is drained for a moment before it is closed, since
+//! hyper refuses wherever a head or a chunk size is read, with 400 and a close; after it comes
+//! the end of a head, without which hyper would not look at a head that came in parts, and
+//! nothing more is read. Then the socket is drained for a moment before it is closed, since
 //! closing with unread bytes would reset the connection and might take the answer with it.
 
 use super::framing::{Position, Scanner};
@@ -136,6 +137,8 @@ pub struct Guard {
     /// `None` for HTTP/2, which has its own framing.
     scanner: Option<Scanner>,
     refused: bool,
+    /// What hyper still gets after a violation.
+    farewell: &'static [u8],
     watched: Arc<Watched>,
 }
 
@@ -145,7 +148,7 @@ impl Guard {
         if !http1 {
             watched.phase.store(0, Relaxed);
         }
-        Self { stream: Some(stream), prefix, scanner, refused: false, watched }
+        Self { stream: Some(stream), prefix, scanner, refused: false, farewell: b"\r\n\r\n", watched }
     }
 
     fn stream(&mut self) -> Pin<&mut TcpStream> {
@@ -177,6 +180,9 @@ impl AsyncRead for Guard {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.refused {
+            let (now, later) = this.farewell.split_at(this.farewell.len().min(buf.remaining()));
+            buf.put_slice(now);
+            this.farewell = later;
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();

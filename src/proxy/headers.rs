@@ -103,7 +103,7 @@ fn origin_form(method: &Method, uri: &Uri) -> Uri {
         Some(_) if *method == Method::OPTIONS && uri.path() == "*" => Uri::from_static("*"),
         Some(path) if path.as_str().starts_with('/') => Uri::from(path.clone()),
         // `http://host?query`
-        Some(path) => format!("/{path}").parse().unwrap_or_default(),
+        Some(path) => format!("/{}", path.as_str()).parse().unwrap_or_default(),
         None => Uri::from_static("/"),
     }
 }

@@ -44,6 +44,13 @@ pub fn main() -> ExitCode {
 }
 
 fn run() -> Result<(), Error> {
+    // Standard error is the log in the run folder; only what an operator should see goes there.
+    tracing_subscriber::fmt()
+        .with_writer(io::stderr)
+        .with_max_level(tracing::Level::WARN)
+        .with_ansi(false)
+        .log_internal_errors(false)
+        .init();
     confine::close_strays();
     // So that no Ctrl-C meant for the node, and no terminal that closes, reaches the proxy.
     // It fails if this is a session's leader already, which is as good.

@@ -170,8 +170,8 @@ async fn question<T>(
     asks.send(ask).await.map_err(|_| Error::Ended)?;
     match tokio::time::timeout(patience, answer).await {
         Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(_)) => Err(Error::Ended),
-        Err(_) => Err(Error::NoAnswer),
+        // The proxy ended before it answered, or is too slow.
+        Ok(Err(_)) | Err(_) => Err(Error::NoAnswer),
     }
 }
 
@@ -415,6 +415,7 @@ impl Task {
         for (_, (_, reply)) in std::mem::take(&mut self.waiting_gates) {
             let _ = reply.send(GateClosed { in_flight: 0 });
         }
+        self.waiting_stats.clear();
         // At once after a good life; slower and slower when it crashes as it starts.
         let mut delay =
             if lived > Duration::from_secs(5) { Duration::ZERO } else { Duration::from_millis(20) };
@@ -442,12 +443,15 @@ impl Task {
         }
     }
 
-    async fn shut_down(&mut self, living: Living) {
+    async fn shut_down(&mut self, mut living: Living) {
         let (config, sockets) = (Arc::clone(&self.config), self.sockets.take());
         let ended = blocking(move || {
             // Ours first: new clients are refused at once when the proxy closes its copies.
             drop(sockets);
-            living.link.set_nonblocking(false).map_err(Error::Link)?;
+            // The last link was closed by its end; without a new one the proxy is ended at once.
+            if let Ok((link, _)) = spawn::reconnect(&config, living.pid) {
+                living.link = link;
+            }
             spawn::end(living, config.limits.shutdown_drain);
             spawn::forget(&config.run_dir);
             Ok(())

@@ -3,12 +3,11 @@
 
 use super::backend::Lease;
 use super::body::Active;
-use super::guard::Watched;
+use super::forward::Client;
 use super::stats::{ServiceCounters, count};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use std::rc::Rc;
-use std::sync::Arc;
 
 /// Large enough for a stream of frames, small enough for thousands of quiet sockets.
 const BUFFER_BYTES: usize = 16 * 1024;
@@ -17,15 +16,11 @@ const BUFFER_BYTES: usize = 16 * 1024;
 pub fn spawn(
     client: OnUpgrade,
     backend: OnUpgrade,
-    watched: &Arc<Watched>,
     counters: Rc<ServiceCounters>,
-    lease: Lease,
-    active: Active,
+    held: (Rc<Client>, Lease, Active),
 ) {
-    // Before the client can see the 101, and so before it can send what is not HTTP.
-    watched.becomes_raw();
     tokio::task::spawn_local(async move {
-        let _held = (lease, active);
+        let _held = held;
         let Ok((client, backend)) = futures_util::try_join!(client, backend) else { return };
         let (mut client, mut backend) = (TokioIo::new(client), TokioIo::new(backend));
         let copied =

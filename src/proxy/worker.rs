@@ -46,6 +46,8 @@ pub enum ToWorker {
     Stats {
         reply: oneshot::Sender<Stats>,
     },
+    /// From now on clients are served; before, they wait in the listeners' queues.
+    Accept,
     Drain {
         drained: oneshot::Sender<()>,
     },
@@ -113,22 +115,26 @@ pub fn main(
     local.block_on(&runtime, async move {
         let worker = Rc::new(Worker::new(limits, trouble));
         tick::advance();
-        for listener in listeners {
-            let listener =
-                listener.set_nonblocking(true).and_then(|()| tokio::net::TcpListener::from_std(listener));
-            match listener {
-                Ok(listener) => drop(tokio::task::spawn_local(accept(Rc::clone(&worker), listener))),
-                Err(e) => return up(Err(e)),
-            }
-        }
+        let listen = |listener: TcpListener| {
+            listener.set_nonblocking(true)?;
+            tokio::net::TcpListener::from_std(listener)
+        };
+        let listeners = match listeners.into_iter().map(listen).collect::<io::Result<Vec<_>>>() {
+            Ok(listeners) => listeners,
+            Err(e) => return up(Err(e)),
+        };
         tokio::task::spawn_local(sweep(Rc::clone(&worker)));
         up(Ok(()));
-        obey(worker, asks).await;
+        obey(worker, listeners, asks).await;
     });
 }
 
 /// Does what the control thread says, until it is gone.
-async fn obey(worker: Rc<Worker>, mut asks: mpsc::UnboundedReceiver<ToWorker>) {
+async fn obey(
+    worker: Rc<Worker>,
+    mut listeners: Vec<tokio::net::TcpListener>,
+    mut asks: mpsc::UnboundedReceiver<ToWorker>,
+) {
     while let Some(ask) = asks.recv().await {
         // Whoever asked may have gone: all replies are let go.
         match ask {
@@ -144,6 +150,11 @@ async fn obey(worker: Rc<Worker>, mut asks: mpsc::UnboundedReceiver<ToWorker>) {
                 let _ = reply.send(in_flight);
             }
             ToWorker::Stats { reply } => drop(reply.send(worker.stats())),
+            ToWorker::Accept => {
+                for listener in std::mem::take(&mut listeners) {
+                    tokio::task::spawn_local(accept(Rc::clone(&worker), listener));
+                }
+            }
             ToWorker::Drain { drained } => {
                 let worker = Rc::clone(&worker);
                 tokio::task::spawn_local(async move {
@@ -239,13 +250,11 @@ impl Worker {
         HeaderValue::from_bytes(&text).expect("digits are visible ASCII")
     }
 
-    /// A backend could not be reached: others are preferred for a while, and the node hears.
-    pub fn refused(&self, backend: &Backend, error: &io::Error) {
+    /// A backend refused or broke a new connection: others are preferred for a while, and the
+    /// node hears.
+    pub fn refused(&self, backend: &Backend, reason: impl FnOnce() -> String) {
         if backend.refused() {
-            let reason = match error.kind() {
-                io::ErrorKind::TimedOut => "did not accept a connection in time".to_owned(),
-                _ => format!("could not connect: {error}"),
-            };
+            let reason = reason();
             let trouble = wire::Trouble { instance: backend.key.0.0, attempt: backend.key.1, reason };
             // A hint: lost when the node does not keep up.
             let _ = self.trouble.try_send(trouble);
@@ -344,13 +353,8 @@ impl Worker {
         self.next_connection.set(number + 1);
         let (watched, finish) = (Watched::new(), Rc::new(Notify::new()));
         let place = Place { worker: Rc::clone(self), number };
-        let serving =
-            connection::serve(Rc::clone(self), stream, peer, Arc::clone(&watched), Rc::clone(&finish));
-        let task = tokio::task::spawn_local(async move {
-            let _place = place;
-            serving.await;
-        })
-        .abort_handle();
+        let serving = connection::serve(place, stream, peer, Arc::clone(&watched), Rc::clone(&finish));
+        let task = tokio::task::spawn_local(serving).abort_handle();
         self.connections.borrow_mut().insert(number, Connection { watched, finish, task });
     }
 
@@ -367,7 +371,8 @@ impl Worker {
             let in_phase = watched.in_phase_ms();
             let stalled = over(watched.write_waits_ms(), self.limits.stall_timeout)
                 || match watched.phase() {
-                    Phase::Head => over(in_phase, self.limits.head_timeout),
+                    // Part of a next request, while this one is answered, has time.
+                    Phase::Head => !watched.is_active() && over(in_phase, self.limits.head_timeout),
                     Phase::Body => over(in_phase, self.limits.stall_timeout),
                     Phase::Between | Phase::Raw => false,
                 };
@@ -405,9 +410,11 @@ impl Worker {
     }
 }
 
-/// A connection's entry in its worker, taken out however its task ends.
-struct Place {
-    worker: Rc<Worker>,
+/// A connection's entry in its worker, taken out when the connection, or the tunnel that it
+/// became, has ended in whatever way.
+#[derive(Debug)]
+pub struct Place {
+    pub worker: Rc<Worker>,
     number: u64,
 }
 

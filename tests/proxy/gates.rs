@@ -22,7 +22,8 @@ async fn gate_closes_under_load_without_one_failed_request() {
         loads.spawn(async move {
             let mut answers = 0u64;
             while !stop.load(Ordering::SeqCst) {
-                let (method, body) = if answers % 2 == 0 { ("GET", empty()) } else { ("POST", full("body")) };
+                let (method, body) =
+                    if answers.is_multiple_of(2) { ("GET", empty()) } else { ("POST", full("body")) };
                 let (status, text) =
                     ask(&mut client, request(method, "shop.localhost", "/pause", body)).await.unwrap();
                 assert_eq!(status, StatusCode::OK, "{text}");

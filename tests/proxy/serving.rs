@@ -26,7 +26,10 @@ async fn requests_are_spread_over_the_backends_and_counted() {
     let shop = &stats.services[&key("shop")];
     assert_eq!(shop.by_class, [0, 300, 0, 0, 0]);
     assert_eq!(shop.latency.iter().sum::<u64>(), 300);
-    assert_eq!(shop.bytes_out, apps.iter().zip([3, 3, 5]).map(|(app, length)| app.seen() * length).sum());
+    assert_eq!(
+        shop.bytes_out,
+        apps.iter().zip([3, 3, 5]).map(|(app, length)| app.seen() * length).sum::<u64>()
+    );
     for (app, id) in apps.iter().zip(1..) {
         assert_eq!(stats.instances[&(InstanceId(id), 0)].requests, app.seen());
     }
@@ -38,8 +41,8 @@ async fn what_is_not_there_is_told_plainly() {
     let app = App::start("one").await;
     // Bound and closed again: refuses.
     let refusing = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let mut limits = nodectl::proxy::Limits::default();
-    limits.response_timeout = std::time::Duration::from_millis(300);
+    let response_timeout = std::time::Duration::from_millis(300);
+    let limits = nodectl::proxy::Limits { response_timeout, ..Default::default() };
     let proxy = Proxy::with(limits).await;
     let before = get(proxy.address, "shop.localhost", "/").await;
     assert!(before.starts_with("HTTP/1.1 503 "), "before the first table: {before}");

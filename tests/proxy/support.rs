@@ -53,7 +53,7 @@ pub fn table(index: u64, apps: &[(&str, &[(u64, SocketAddr)])]) -> RoutingTable 
 pub struct Proxy {
     pub supervisor: Option<Supervisor>,
     pub address: SocketAddr,
-    pub folder: tempfile::TempDir,
+    _folder: tempfile::TempDir,
     pub config: Config,
 }
 
@@ -68,7 +68,7 @@ impl Proxy {
         let config = config(&run_dir, limits);
         let supervisor = Supervisor::start_or_adopt(config.clone()).await.unwrap();
         let address = supervisor.addresses()[0];
-        Self { supervisor: Some(supervisor), address, folder, config }
+        Self { supervisor: Some(supervisor), address, _folder: folder, config }
     }
 
     pub fn supervisor(&self) -> &Supervisor {
@@ -148,6 +148,8 @@ pub struct App {
     pub address: SocketAddr,
     /// Requests whose head arrived.
     pub seen: Arc<AtomicU64>,
+    /// Requests for `/hidden`.
+    pub hidden: Arc<AtomicU64>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -156,14 +158,18 @@ impl App {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let seen = Arc::new(AtomicU64::new(0));
-        let counter = Arc::clone(&seen);
+        let hidden = Arc::new(AtomicU64::new(0));
+        let (counter, hidden_counter) = (Arc::clone(&seen), Arc::clone(&hidden));
         let task = tokio::spawn(async move {
             let mut connections = tokio::task::JoinSet::new();
             loop {
                 let Ok((stream, _)) = listener.accept().await else { return };
                 stream.set_nodelay(true).unwrap();
-                let counter = Arc::clone(&counter);
-                let service = hyper::service::service_fn(move |request| {
+                let (counter, hidden_counter) = (Arc::clone(&counter), Arc::clone(&hidden_counter));
+                let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+                    if request.uri().path() == "/hidden" {
+                        hidden_counter.fetch_add(1, Ordering::SeqCst);
+                    }
                     counter.fetch_add(1, Ordering::SeqCst);
                     answer(name, request)
                 });
@@ -172,7 +178,7 @@ impl App {
                 connections.spawn(async move { drop(connection.with_upgrades().await) });
             }
         });
-        Self { address, seen, task }
+        Self { address, seen, hidden, task }
     }
 
     pub fn seen(&self) -> u64 {
@@ -233,13 +239,8 @@ async fn answer(name: &'static str, mut request: Request<Incoming>) -> Result<Re
                 write.write_all(b"hello from the backend\n").await.unwrap();
                 // Echoes, says goodbye after the client has ended its side.
                 let mut buffer = [0; 1024];
-                while let Ok(1..) = read.read(&mut buffer).await.map(|n| {
-                    buffer[n..].fill(0);
-                    n
-                }) {
-                    let length = buffer.iter().position(|b| *b == 0).unwrap_or(buffer.len());
+                while let Ok(length @ 1..) = read.read(&mut buffer).await {
                     write.write_all(&buffer[..length]).await.unwrap();
-                    buffer.fill(0);
                 }
                 write.write_all(b"goodbye\n").await.unwrap();
                 write.shutdown().await.unwrap();
