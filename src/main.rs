@@ -1,3 +1,5 @@
+//! The binary: see `lib.rs` for the map.
+
 fn main() {
     println!("hi");
 }
