@@ -236,7 +236,7 @@ impl<'a> Asker<'a> {
             findings.push(Finding::NothingWanted { app: app.key.clone(), why: goal.why_nothing().into() });
         }
         if let (Some(failed), Some(serving)) = (goal.held, app.serving) {
-            findings.push(Finding::Held { failed, serving });
+            findings.push(Finding::Held { failed: failed.number, serving });
         }
         let last = self.state.deployments_of(&app.key).filter(|d| d.status.is_over()).last();
         if let Some(last) = last {

@@ -14,7 +14,7 @@ pub(super) struct Goal<'a> {
     pub place: Option<&'a Release>,
     /// A deployment failed that was not to revert: its release is neither rolled out further
     /// nor taken back. What is ready of it counts, what is not is left for people to look at.
-    pub held: Option<ReleaseNumber>,
+    pub held: Option<&'a Release>,
     /// The deployment that runs.
     pub deployment: Option<&'a Deployment>,
     /// What the running deployment would go back to.
@@ -36,7 +36,7 @@ impl<'a> Goal<'a> {
         Goal {
             app,
             place: place.and_then(release),
-            held,
+            held: held.and_then(release),
             deployment,
             previous: deployment.and_then(|d| d.previous).and_then(release),
         }
@@ -82,6 +82,7 @@ pub(super) enum Why<'a> {
 }
 
 pub(super) fn standing<'a>(state: &'a ClusterState, goal: &Goal<'_>, instance: &Instance) -> Standing<'a> {
+    let is_of = |release: Option<&Release>| release.is_some_and(|r| r.number == instance.release);
     let Some(node) = state.nodes.get(&instance.node).map(|node| &**node) else { return Standing::Gone };
     if instance.observed.phase == Phase::Stopped {
         Standing::Gone
@@ -89,9 +90,9 @@ pub(super) fn standing<'a>(state: &'a ClusterState, goal: &Goal<'_>, instance: &
         Standing::Stopping
     } else if node.status == NodeStatus::Down {
         Standing::Lost(node)
-    } else if goal.held == Some(instance.release) && !instance.observed.ready && !node.draining {
+    } else if is_of(goal.held) && !instance.observed.ready && !node.draining {
         Standing::Held
-    } else if goal.held != Some(instance.release) && goal.place.map(|r| r.number) != Some(instance.release) {
+    } else if !is_of(goal.held) && !is_of(goal.place) {
         Standing::Old(Why::Release)
     } else if instance.generation < goal.app.generation || instance.superseded {
         Standing::Old(Why::Restart)

@@ -33,7 +33,7 @@ mod scenarios;
 #[cfg(test)]
 mod script;
 #[cfg(test)]
-mod world;
+pub(crate) mod world;
 
 pub use agenda::Agenda;
 pub use filter::{Reason, Refusal, Shortage};

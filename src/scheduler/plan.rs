@@ -164,7 +164,7 @@ impl<'a> Planner<'a> {
         for process in processes {
             self.stop(goal, process.stop_all(goal.why_nothing()));
         }
-        if app.removing && self.state.instances_of(&app.key).next().is_none() {
+        if app.removing && processes.iter().all(Process::is_gone) {
             let expects = vec![Expect::App(app.key.clone(), app.modified)];
             self.push(expects, ChangeKind::ForgetApp { app: app.key.clone() });
         }

@@ -4,9 +4,9 @@
 //! decided by the spread.
 
 use super::goal::{Goal, Standing, Why, standing};
-use super::spread::{Candidate, Removal, Spread};
+use super::spread::{Among, Candidate, Removal, Spread};
 use crate::model::ClusterState;
-use crate::model::app::{ProcessSpec, Strategy};
+use crate::model::app::{ProcessSpec, Release, Strategy};
 use crate::model::ids::{InstanceId, ProcessName, ReleaseNumber};
 use crate::model::instance::Instance;
 use crate::model::node::{Node, NodeStatus};
@@ -20,6 +20,8 @@ pub(super) struct Process<'a> {
     /// What is to run.
     pub release: Option<ReleaseNumber>,
     pub wanted: u32,
+    /// More than these are surplus: `wanted`, or what a held release wants if that is more.
+    pub most: u32,
     /// What the old ones are kept for: while a deployment has not earned its place, what the
     /// release before wanted.
     pub kept_for: u32,
@@ -59,8 +61,10 @@ impl<'a> Process<'a> {
     fn empty(name: &'a ProcessName, goal: &Goal<'a>) -> Self {
         let spec = goal.place.and_then(|release| release.spec.processes.get(name));
         let wanted = spec.map_or(0, |spec| goal.app.count(name, spec));
-        let before = goal.previous.and_then(|release| release.spec.processes.get(name));
-        let before = before.map_or(0, |spec| goal.app.count(name, spec));
+        let count = |release: Option<&Release>| {
+            let spec = release.and_then(|release| release.spec.processes.get(name));
+            spec.map_or(0, |spec| goal.app.count(name, spec))
+        };
         let policy = goal.place.map(|release| &release.spec.deploy);
         let unavailable = policy.map_or(0, |p| p.max_unavailable.of_rounded_down(wanted));
         let surge = policy.map_or(0, |p| p.max_surge.of_rounded_up(wanted));
@@ -69,7 +73,8 @@ impl<'a> Process<'a> {
             spec,
             release: goal.place.map(|release| release.number),
             wanted,
-            kept_for: before.max(wanted),
+            most: count(goal.held).max(wanted),
+            kept_for: count(goal.previous).max(wanted),
             // Neither surge nor unavailable: nothing could ever move.
             surge: if unavailable == 0 { surge.max(1) } else { surge },
             unavailable,
@@ -100,6 +105,11 @@ impl<'a> Process<'a> {
     /// Every wanted instance is there as wanted and ready: no old one is needed any more.
     pub fn is_complete(&self) -> bool {
         self.ready_current() >= self.wanted
+    }
+
+    /// Nothing of it is on any node.
+    pub fn is_gone(&self) -> bool {
+        self.current.is_empty() && self.old.is_empty() && self.lost.is_empty() && self.stopping.is_empty()
     }
 
     /// How many ready ones the old ones are kept for.
@@ -160,7 +170,7 @@ pub(super) fn plan_stops<'a>(
         let double = candidate.tier == DOUBLE;
         let reason = match double {
             true => format!("there are two of {}", candidate.instance.name()),
-            false => format!("scaled down to {}", process.wanted),
+            false => format!("scaled down to {}", process.most),
         };
         stops.push(Stop { instance: candidate.instance, reason, reads_node: false });
     }
@@ -223,7 +233,7 @@ fn surplus<'a>(
             .or_insert(instance);
     }
     let doubles = process.current.len() - best.len();
-    let more = best.len().saturating_sub(process.wanted as usize);
+    let more = best.len().saturating_sub(process.most as usize);
     if doubles + more == 0 {
         return Vec::new();
     }
@@ -233,7 +243,7 @@ fn surplus<'a>(
         let tier = if double { DOUBLE } else { 1 + u8::from(instance.is_ready()) };
         Some(Candidate { instance, node, tier, rank: instance.slot.into(), counted: true, current: true })
     });
-    let mut removal = Removal::new(candidates, spread);
+    let mut removal = Removal::new(Among::Current, candidates, spread);
     (0..doubles + more).map_while(|_| removal.pop(spread)).collect()
 }
 
@@ -246,7 +256,8 @@ fn replaced<'a>(
 ) -> Vec<(&'a Instance, Why<'a>)> {
     let taken: BTreeSet<u32> = process.current.iter().filter(|i| i.is_ready()).map(|i| i.slot).collect();
     let whys: BTreeMap<_, _> = process.old.iter().map(|(i, why)| (i.id, *why)).collect();
-    let mut removal = Removal::new(old_candidates(state, process.old.iter().copied(), &taken), spread);
+    let mut removal =
+        Removal::new(Among::Old, old_candidates(state, process.old.iter().copied(), &taken), spread);
     let kept = process.kept_now();
     let mut old = process.old.len() as u32;
     let mut old_ready = process.old.iter().filter(|(i, _)| i.is_ready()).count() as u32;
@@ -339,7 +350,8 @@ impl<'s, 'a> Starts<'s, 'a> {
         let count = if process.recreate { count.min(free.len() as u32) } else { count };
         let taken: BTreeSet<u32> = step.current.iter().map(|i| i.slot).collect();
         let unreplaced = step.old.iter().copied().filter(|(i, _)| !taken.contains(&i.slot));
-        let unreplaced = Removal::new(old_candidates(state, unreplaced, &BTreeSet::new()), &step.spread);
+        let unreplaced =
+            Removal::new(Among::Old, old_candidates(state, unreplaced, &BTreeSet::new()), &step.spread);
         Self {
             process,
             count,

@@ -4,6 +4,7 @@
 use crate::model::ids::{NodeId, Zone};
 use crate::model::instance::Instance;
 use crate::model::node::Node;
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Instances in one place: all that are to stay for now, and those among them that are as
@@ -39,13 +40,27 @@ impl<'a> Spread<'a> {
         }
     }
 
-    fn on(&self, node: NodeId) -> u32 {
-        self.nodes.get(&node).map_or(0, |count| count.total)
+    fn fullness(&self, node: &Node, among: Among) -> (Fullness, Fullness) {
+        let of = |count: Option<&Count>| {
+            let Count { total, current } = count.copied().unwrap_or_default();
+            let tie = i64::from(current);
+            (total, if among == Among::Current { tie } else { -tie })
+        };
+        (of(self.zones.get(&node.zone)), of(self.nodes.get(&node.id)))
     }
+}
 
-    fn zone(&self, zone: &Zone) -> u32 {
-        self.zones.get(zone).map_or(0, |count| count.total)
-    }
+/// The highest is the fullest: the total, then what breaks a tie.
+type Fullness = (u32, i64);
+
+/// Which ones are to be stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Among {
+    /// Old ones: among equally full places from the one with the fewest current ones, since
+    /// that is where the next is wanted.
+    Old,
+    /// Current ones: from the one with the most of them.
+    Current,
 }
 
 /// One that may be stopped.
@@ -65,32 +80,34 @@ pub(super) struct Candidate<'a> {
 /// Gives candidates in the order in which to stop them: by tier, then from the fullest zone,
 /// from its fullest node, the highest rank. Each step costs the logarithm.
 pub(super) struct Removal<'a> {
+    among: Among,
     tiers: BTreeMap<u8, Tier<'a>>,
 }
 
 #[derive(Default)]
 struct Tier<'a> {
     waiting: BTreeMap<NodeId, Vec<Candidate<'a>>>,
-    zones: BTreeSet<(u32, &'a Zone)>,
-    nodes: BTreeMap<&'a Zone, BTreeSet<(u32, NodeId)>>,
+    zones: BTreeSet<(Fullness, &'a Zone)>,
+    nodes: BTreeMap<&'a Zone, BTreeSet<(Fullness, NodeId)>>,
 }
 
 impl<'a> Removal<'a> {
-    pub fn new(candidates: impl Iterator<Item = Candidate<'a>>, spread: &Spread<'a>) -> Self {
+    pub fn new(among: Among, candidates: impl Iterator<Item = Candidate<'a>>, spread: &Spread<'a>) -> Self {
         let mut tiers: BTreeMap<u8, Tier<'a>> = BTreeMap::new();
         for candidate in candidates {
             let tier = tiers.entry(candidate.tier).or_default();
             let node = candidate.node;
             tier.waiting.entry(node.id).or_default().push(candidate);
-            tier.zones.insert((spread.zone(&node.zone), &node.zone));
-            tier.nodes.entry(&node.zone).or_default().insert((spread.on(node.id), node.id));
+            let (zone, on) = spread.fullness(node, among);
+            tier.zones.insert((zone, &node.zone));
+            tier.nodes.entry(&node.zone).or_default().insert((on, node.id));
         }
         for tier in tiers.values_mut() {
             for list in tier.waiting.values_mut() {
-                list.sort_by_key(|c| (c.rank, std::cmp::Reverse(c.instance.id)));
+                list.sort_by_key(|c| (c.rank, Reverse(c.instance.id)));
             }
         }
-        Self { tiers }
+        Self { among, tiers }
     }
 
     /// The next to go, without taking it.
@@ -109,7 +126,7 @@ impl<'a> Removal<'a> {
         let list = tier.waiting.get_mut(&next.node.id)?;
         list.pop();
         if list.is_empty() {
-            tier.forget_node(next.node, spread);
+            tier.forget_node(next.node, spread.fullness(next.node, self.among));
         }
         if tier.waiting.is_empty() {
             entry.remove();
@@ -131,9 +148,9 @@ impl<'a> Removal<'a> {
     }
 
     fn recount(&mut self, node: &'a Node, spread: &mut Spread<'a>, change: impl FnOnce(&mut Spread<'a>)) {
-        let before = (spread.zone(&node.zone), spread.on(node.id));
+        let before = spread.fullness(node, self.among);
         change(spread);
-        let after = (spread.zone(&node.zone), spread.on(node.id));
+        let after = spread.fullness(node, self.among);
         for tier in self.tiers.values_mut() {
             if tier.zones.remove(&(before.0, &node.zone)) {
                 tier.zones.insert((after.0, &node.zone));
@@ -148,13 +165,13 @@ impl<'a> Removal<'a> {
 }
 
 impl<'a> Tier<'a> {
-    fn forget_node(&mut self, node: &'a Node, spread: &Spread<'a>) {
+    fn forget_node(&mut self, node: &'a Node, (zone, on): (Fullness, Fullness)) {
         self.waiting.remove(&node.id);
         if let Some(nodes) = self.nodes.get_mut(&node.zone) {
-            nodes.remove(&(spread.on(node.id), node.id));
+            nodes.remove(&(on, node.id));
             if nodes.is_empty() {
                 self.nodes.remove(&node.zone);
-                self.zones.remove(&(spread.zone(&node.zone), &node.zone));
+                self.zones.remove(&(zone, &node.zone));
             }
         }
     }

@@ -5,7 +5,7 @@ use super::agenda::Agenda;
 use super::plan::{Plan, plan};
 use crate::model::ClusterState;
 use crate::model::app::AppSpec;
-use crate::model::command::{Action, Command, NodeFacts, Outcome, Report};
+use crate::model::command::{Action, Command, NodeFacts, Outcome, Report, Touched};
 use crate::model::ids::{AppKey, AppName, Digest, InstanceId, NodeId, NodeName, TenantName, Zone};
 use crate::model::instance::{Desired, Exit, Instance, Observed, Phase};
 use crate::model::node::NodeStatus;
@@ -19,6 +19,8 @@ pub struct World {
     pub now: Timestamp,
     /// Kept as the controller keeps it.
     pub agenda: Agenda,
+    /// All that was touched since a test took it.
+    pub touched: Touched,
     /// The last report of each instance and those before it, to be repeated late.
     pub reports: Vec<(NodeId, Report)>,
 }
@@ -33,6 +35,7 @@ impl World {
             state: ClusterState::default(),
             now: Timestamp::from_unix_ms(1_000_000_000),
             agenda: Agenda::full(),
+            touched: Touched::default(),
             reports: Vec::new(),
         };
         world.act(Action::InitCluster { cluster_id: 1 });
@@ -47,6 +50,7 @@ impl World {
             panic!("after {command:?} the index {index} is wrong");
         }
         self.agenda.touch(&self.state, &outcome.touched);
+        self.touched.merge(outcome.touched.clone());
         outcome
     }
 
