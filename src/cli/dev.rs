@@ -34,7 +34,7 @@ pub async fn is_up(
             reset_scale: false,
             output: OutputArguments { format: Format::Human },
         };
-        let code = deploy::run(args, Client::new(Some(address.clone()))).await?;
+        let code = deploy::run(args, Client::new(Some(address.clone())), false).await?;
         if code != ExitCode::SUCCESS {
             eprintln!("the node goes on without it; Ctrl-C ends it");
         }

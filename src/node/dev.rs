@@ -3,7 +3,7 @@
 use super::folder::Folder;
 use super::gate::ProxyGate;
 use super::host::ThisHost;
-use super::store::Reports;
+use super::store::{Controlled, Reports};
 use super::tasks::{Policy, Tasks};
 use super::wiring::Bridge;
 use super::{machine, publish};
@@ -271,9 +271,9 @@ async fn register(raft: &raft::Handle, node: crate::model::ids::NodeId, data: &P
 }
 
 fn spawn_controller(tasks: &mut Tasks, raft: &raft::Handle) {
-    let (raft, shutdown) = (raft.clone(), tasks.shutdown.clone());
+    let (store, shutdown) = (Controlled::new(raft.clone()), tasks.shutdown.clone());
     tasks.spawn("controller", Policy::Essential, async move {
-        controller::run(raft, shutdown).await;
+        controller::run(store, shutdown).await;
         Ok(())
     });
 }
