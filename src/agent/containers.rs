@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 /// Lines of a log that a failed attempt leaves in its report.
 const LAST_WORDS: usize = 10;
@@ -21,8 +21,23 @@ const LAST_WORDS: usize = 10;
 pub struct Host {
     runtime: Runtime,
     images: images::Store,
-    running: Arc<Mutex<BTreeMap<(InstanceId, u32), Container>>>,
+    running: Arc<Mutex<BTreeMap<(InstanceId, u32), Watched>>>,
     ended: mpsc::UnboundedSender<Ended>,
+}
+
+/// A container, and whether its watcher has removed all that was left of it.
+#[derive(Clone)]
+struct Watched {
+    container: Container,
+    removed: watch::Receiver<bool>,
+}
+
+impl Watched {
+    async fn stop(&self, signal: Option<i32>, grace: Option<Duration>) {
+        self.container.stop(signal, grace).await;
+        // A watcher that is gone without a word ended with the node.
+        let _ = self.removed.clone().wait_for(|removed| *removed).await;
+    }
 }
 
 impl Host {
@@ -61,36 +76,38 @@ impl Host {
     /// A running container of the instance, if there is one.
     pub fn running(&self, instance: InstanceId) -> Option<Container> {
         let running = self.running.lock().expect("no panic while it is held");
-        running.range((instance, 0)..=(instance, u32::MAX)).next_back().map(|(_, container)| container.clone())
+        let newest = running.range((instance, 0)..=(instance, u32::MAX)).next_back();
+        newest.map(|(_, watched)| watched.container.clone())
     }
 
     /// Stops every container, each by its own policy: the end of a `dev` node.
     pub async fn stop_all(&self) {
-        let all: Vec<Container> = self.running.lock().expect("no panic while it is held").values().cloned().collect();
+        let all: Vec<Watched> =
+            self.running.lock().expect("no panic while it is held").values().cloned().collect();
         let mut stops = tokio::task::JoinSet::new();
-        for container in all {
-            stops.spawn(async move {
-                container.stop(None, None).await;
-                remove(&container).await;
-            });
+        for watched in all {
+            stops.spawn(async move { watched.stop(None, None).await });
         }
         while stops.join_next().await.is_some() {}
     }
 
-    fn get(&self, instance: InstanceId, attempt: u32) -> Option<Container> {
+    fn get(&self, instance: InstanceId, attempt: u32) -> Option<Watched> {
         self.running.lock().expect("no panic while it is held").get(&(instance, attempt)).cloned()
     }
 
     /// Waits for its end in a task of its own, removes what is left, and tells.
     fn watch(&self, container: Container) {
         let key = (container.instance(), container.attempt());
-        self.running.lock().expect("no panic while it is held").insert(key, container.clone());
+        let (tell_removed, removed) = watch::channel(false);
+        let watched = Watched { container: container.clone(), removed };
+        self.running.lock().expect("no panic while it is held").insert(key, watched);
         let host = self.clone();
         tokio::spawn(async move {
             let exit = container.wait().await;
             let log_tail = host.last_words(container.name());
             remove(&container).await;
             host.running.lock().expect("no panic while it is held").remove(&key);
+            tell_removed.send_replace(true);
             let _ = host.ended.send(Ended { instance: key.0, attempt: key.1, exit: exit_of(exit), log_tail });
         });
     }
@@ -181,14 +198,13 @@ impl Containers for Host {
     }
 
     async fn stop(&self, instance: InstanceId, attempt: u32, policy: &StopPolicy) {
-        let Some(container) = self.get(instance, attempt) else { return };
-        container.stop(policy.signal, Some(policy.grace)).await;
-        remove(&container).await;
+        let Some(watched) = self.get(instance, attempt) else { return };
+        watched.stop(policy.signal, Some(policy.grace)).await;
     }
 
     async fn kill(&self, instance: InstanceId, attempt: u32) {
-        if let Some(container) = self.get(instance, attempt) {
-            container.kill().await;
+        if let Some(watched) = self.get(instance, attempt) {
+            watched.container.kill().await;
         }
     }
 
@@ -202,7 +218,7 @@ impl Containers for Host {
     ) -> Result<(), String> {
         match check {
             Check::Command { command } => {
-                let container = self.get(instance, attempt).ok_or("it does not run")?;
+                let container = self.get(instance, attempt).ok_or("it does not run")?.container;
                 if container.state() != State::Running {
                     return Err("it does not run".into());
                 }

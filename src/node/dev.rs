@@ -208,7 +208,6 @@ impl Node {
         let socket = data.join("api.sock");
         let host = ThisHost {
             containers: containers.clone(),
-            runtime: runtime.clone(),
             images,
             raft: raft.clone(),
             fresh: Default::default(),

@@ -8,7 +8,7 @@ use crate::api::{
 use crate::images::{self, Limits};
 use crate::model::ClusterState;
 use crate::model::ids::{AppName, Digest, InstanceId, ProcessName};
-use crate::runtime::{self, ExecSpec, Runtime, logs};
+use crate::runtime::{self, ExecSpec, logs};
 use crate::{build, raft};
 use bytes::Bytes;
 use std::collections::BTreeSet;
@@ -25,7 +25,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 pub struct ThisHost {
     pub containers: containers::Host,
-    pub runtime: Runtime,
     pub images: images::Store,
     pub raft: raft::Handle,
     /// Images that were loaded a moment ago: kept until their names are surely recorded.
