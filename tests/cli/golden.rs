@@ -1,7 +1,11 @@
 //! Runs the binary and compares what it said with a file.
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::Duration;
 
 /// What one run said.
 pub struct Run {
@@ -26,11 +30,26 @@ pub fn nodectl(folder: &Path, args: &[&str]) -> Command {
 
 impl Run {
     pub fn of(mut command: Command) -> Self {
-        let output = command.output().expect("the binary runs");
-        Self::from_output(&command, output)
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
+        Self::of_child(&command, child)
     }
 
-    pub fn from_output(command: &Command, output: Output) -> Self {
+    /// What a started run says to its end; killed if that does not come.
+    pub fn of_child(command: &Command, child: Child) -> Self {
+        let pid = Pid::from_raw(child.id() as i32);
+        let (ended, end) = std::sync::mpsc::channel::<()>();
+        let watchdog = std::thread::spawn(move || {
+            if end.recv_timeout(Duration::from_secs(30)) == Err(RecvTimeoutError::Timeout) {
+                kill(pid, Signal::SIGKILL).expect("killed");
+            }
+        });
+        let output = child.wait_with_output().expect("it ends");
+        drop(ended);
+        watchdog.join().expect("no panic");
+        Self::from_output(command, output)
+    }
+
+    fn from_output(command: &Command, output: Output) -> Self {
         let args: Vec<_> = command.get_args().map(|arg| arg.to_string_lossy().into_owned()).collect();
         Self {
             command: args.join(" "),

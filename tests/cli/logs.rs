@@ -116,7 +116,7 @@ fn a_follow_goes_on_after_a_crash_without_a_line_lost_or_repeated() {
     node.restart();
     assert_eq!([next(), next()], ["also at 7", "three"]);
     assert!(lines.next().is_none(), "nothing more");
-    let run = Run::from_output(&command, child.wait_with_output().expect("it ends"));
+    let run = Run::of_child(&command, child);
     run.matches("logs-follow-ended", &[]);
     let requests = node.scripts.logs.requests();
     assert_eq!(requests[1].since_ms, Some(FIXED_MS - 10_000));

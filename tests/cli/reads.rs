@@ -147,7 +147,7 @@ fn followed_events_go_on_after_a_restart_from_where_they_were() {
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
     eventually("the first stream", || (!node.scripts.events.requests().is_empty()).then_some(()));
     node.restart();
-    let run = crate::golden::Run::from_output(&command, child.wait_with_output().expect("it ends"));
+    let run = crate::golden::Run::of_child(&command, child);
     run.matches("events-follow", &[]);
     let request = &node.scripts.events.requests()[1];
     assert_eq!((request.after_index, request.after_sub), (41, 1));
