@@ -137,7 +137,12 @@ fn a_reader_that_goes_away_ends_the_command_as_a_pipe_would() {
     let mut command = node.command(&["exec", "-i", "shop", "cat"]);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it runs");
     drop(child.stdout.take());
-    let status = eventually("the end", || child.try_wait().expect("waited"));
+    let mut stdin = child.stdin.take().expect("piped");
+    let status = eventually("the end", || {
+        // Each is answered, and the first answer that nobody can read is the end.
+        _ = stdin.write_all(b"more");
+        child.try_wait().expect("waited")
+    });
     assert_eq!(status.code(), Some(141));
 }
 
