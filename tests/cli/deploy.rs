@@ -181,7 +181,7 @@ fn ctrl_c_leaves_the_rollout_running_and_says_how_to_go_on() {
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
     eventually("the watch", || (!node.scripts.watch_deployment.requests().is_empty()).then_some(()));
     kill(Pid::from_raw(child.id() as i32), Signal::SIGINT).expect("signalled");
-    let run = Run::from_output(&command, child.wait_with_output().expect("it ends"));
+    let run = Run::of_child(&command, child);
     run.matches("deploy-interrupted", &[]);
     assert!(node.scripts.cancel.requests().is_empty());
 }
@@ -194,7 +194,7 @@ fn a_node_that_restarts_meanwhile_does_not_end_the_watch() {
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
     eventually("the watch", || (!node.scripts.watch_deployment.requests().is_empty()).then_some(()));
     node.restart();
-    let run = Run::from_output(&command, child.wait_with_output().expect("it ends"));
+    let run = Run::of_child(&command, child);
     assert_eq!(run.code, Some(0), "{}", run.stderr);
     assert!(run.stdout.contains("v3 serves"), "{}", run.stdout);
     assert_eq!(node.scripts.deploy.requests().len(), 1, "deployed once");

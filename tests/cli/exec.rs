@@ -137,7 +137,12 @@ fn a_reader_that_goes_away_ends_the_command_as_a_pipe_would() {
     let mut command = node.command(&["exec", "-i", "shop", "cat"]);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it runs");
     drop(child.stdout.take());
-    let status = eventually("the end", || child.try_wait().expect("waited"));
+    let mut stdin = child.stdin.take().expect("piped");
+    let status = eventually("the end", || {
+        // Each is answered, and the first answer that nobody can read is the end.
+        _ = stdin.write_all(b"more");
+        child.try_wait().expect("waited")
+    });
     assert_eq!(status.code(), Some(141));
 }
 
@@ -180,7 +185,7 @@ fn a_terminal_is_raw_is_resized_takes_ctrl_c_as_a_key_and_is_left_as_it_was() {
     assert_eq!(session.line(), "size 132x50");
     session.press(b"q");
     assert_eq!(session.line(), "key 71");
-    assert_eq!(session.child.wait().expect("it ends").code(), Some(5));
+    assert_eq!(session.end(), Some(5));
     assert!(!session.is_raw());
     assert!(started(&node).terminal);
 }
@@ -192,13 +197,13 @@ fn the_terminal_is_restored_when_the_node_goes_away_or_the_client_is_asked_to_en
     assert_eq!([session.line(), session.line()], ["size 80x24", "up"]);
     assert!(session.is_raw());
     kill(Pid::from_raw(session.child.id() as i32), Signal::SIGTERM).expect("signalled");
-    assert_eq!(session.child.wait().expect("it ends").code(), Some(143));
+    assert_eq!(session.end(), Some(143));
     assert!(!session.is_raw());
 
     let mut session = Session::start(&node, &["exec", "-it", "shop/web.1", "sh"]);
     assert_eq!([session.line(), session.line()], ["size 80x24", "up"]);
     node.crash();
-    assert_eq!(session.child.wait().expect("it ends").code(), Some(1));
+    assert_eq!(session.end(), Some(1));
     assert!(!session.is_raw());
     let said = session.rest();
     assert!(said.contains("the connection to the node was lost"), "{said}");
@@ -218,5 +223,5 @@ fn while_it_is_stopped_the_terminal_is_lent_back() {
     assert!(session.is_raw());
     session.press(b"q");
     assert_eq!(session.line(), "key 71");
-    assert_eq!(session.child.wait().expect("it ends").code(), Some(5));
+    assert_eq!(session.end(), Some(5));
 }

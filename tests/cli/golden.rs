@@ -1,7 +1,12 @@
 //! Runs the binary and compares what it said with a file.
 
+use crate::node::eventually;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::Duration;
 
 /// What one run said.
 pub struct Run {
@@ -26,11 +31,26 @@ pub fn nodectl(folder: &Path, args: &[&str]) -> Command {
 
 impl Run {
     pub fn of(mut command: Command) -> Self {
-        let output = command.output().expect("the binary runs");
-        Self::from_output(&command, output)
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
+        Self::of_child(&command, child)
     }
 
-    pub fn from_output(command: &Command, output: Output) -> Self {
+    /// What a started run says to its end; killed if that does not come.
+    pub fn of_child(command: &Command, child: Child) -> Self {
+        let pid = Pid::from_raw(child.id() as i32);
+        let (ended, end) = std::sync::mpsc::channel::<()>();
+        let watchdog = std::thread::spawn(move || {
+            if end.recv_timeout(Duration::from_secs(30)) == Err(RecvTimeoutError::Timeout) {
+                kill(pid, Signal::SIGKILL).expect("killed");
+            }
+        });
+        let output = child.wait_with_output().expect("it ends");
+        drop(ended);
+        watchdog.join().expect("no panic");
+        Self::from_output(command, output)
+    }
+
+    fn from_output(command: &Command, output: Output) -> Self {
         let args: Vec<_> = command.get_args().map(|arg| arg.to_string_lossy().into_owned()).collect();
         Self {
             command: args.join(" "),
@@ -70,6 +90,50 @@ impl Run {
     pub fn json_lines(&self) -> Vec<serde_json::Value> {
         let parse = |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
         self.stdout.lines().map(parse).collect()
+    }
+}
+
+/// What is said only if a restart takes longer than the first attempts: for [`Run::matches`].
+pub const WHILE_AWAY: &[(&str, &str)] =
+    &[("lost the node; waiting for it to come back (Ctrl-C to stop)\n", ""), ("the node is back\n", "")];
+
+/// A run that goes on for as long as it is wanted; what it says goes to a file, to look at meanwhile.
+pub struct Following {
+    command: Command,
+    child: Option<Child>,
+    said: PathBuf,
+}
+
+impl Following {
+    pub fn start(mut command: Command, folder: &Path) -> Self {
+        let said = folder.join("said");
+        command.stdout(std::fs::File::create(&said).expect("a file")).stderr(Stdio::piped());
+        let child = command.spawn().expect("the binary runs");
+        Self { command, child: Some(child), said }
+    }
+
+    /// The lines so far, once there are so many.
+    pub fn lines(&self, count: usize) -> Vec<String> {
+        eventually("lines", || {
+            let said = std::fs::read_to_string(&self.said).expect("UTF-8");
+            (said.ends_with('\n') && said.lines().count() >= count)
+                .then(|| said.lines().map(str::to_owned).collect())
+        })
+    }
+
+    /// All that it said, once it has ended by itself.
+    pub fn end(mut self) -> Run {
+        let run = Run::of_child(&self.command, self.child.take().expect("not ended"));
+        Run { stdout: std::fs::read_to_string(&self.said).expect("UTF-8"), ..run }
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            _ = child.kill();
+            _ = child.wait();
+        }
     }
 }
 

@@ -39,7 +39,7 @@ fn standard_input_is_an_archive_too() {
     let mut child =
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
     child.stdin.take().expect("piped").write_all(b"an archive").expect("written");
-    let run = Run::from_output(&command, child.wait_with_output().expect("it ends"));
+    let run = Run::of_child(&command, child);
     assert_eq!(run.code, Some(0), "{}", run.stderr);
     assert_eq!(node.scripts.load.only_request().data, b"an archive");
 }

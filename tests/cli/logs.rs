@@ -1,7 +1,7 @@
 //! Logs: one instance or several, whole lines, and a follow that survives the node.
 
 use crate::fixtures::*;
-use crate::golden::Run;
+use crate::golden::{Following, WHILE_AWAY};
 use crate::node::{Node, Step, eventually};
 use nodectl::proto::v1::*;
 use std::io::{BufRead, BufReader};
@@ -108,16 +108,11 @@ fn a_follow_goes_on_after_a_crash_without_a_line_lost_or_repeated() {
         ]
         .concat(),
     );
-    let mut command = node.command(&["logs", "-f", "shop/web.1"]);
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
-    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-    let mut next = || lines.next().expect("a line").expect("read");
-    assert_eq!([next(), next(), next()], ["one", "two", "two again"]);
+    let follow = Following::start(node.command(&["logs", "-f", "shop/web.1"]), node.folder.path());
+    assert_eq!(follow.lines(3), ["one", "two", "two again"]);
     node.restart();
-    assert_eq!([next(), next()], ["also at 7", "three"]);
-    assert!(lines.next().is_none(), "nothing more");
-    let run = Run::from_output(&command, child.wait_with_output().expect("it ends"));
-    run.matches("logs-follow-ended", &[]);
+    let run = follow.end();
+    run.matches("logs-follow-ended", WHILE_AWAY);
     let requests = node.scripts.logs.requests();
     assert_eq!(requests[1].since_ms, Some(FIXED_MS - 10_000));
 }

@@ -1,7 +1,8 @@
 //! What shows: status, app ls, why, events, node ls, cluster status.
 
 use crate::fixtures::*;
-use crate::node::{Node, Step, eventually};
+use crate::golden::{Following, WHILE_AWAY};
+use crate::node::{Node, Step};
 use nodectl::proto::v1::*;
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
@@ -77,17 +78,15 @@ fn apps_are_listed() {
 fn status_watch_shows_each_state_and_goes_on_after_a_restart() {
     let mut node = Node::start();
     node.scripts.status.reply(vec![Step::Send(healthy()), Step::Hold]);
-    let mut watch = node.command(&["status", "shop", "--watch", "-o", "json"]);
-    let mut child = watch.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("it runs");
-    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-    let mut next = || -> serde_json::Value {
-        serde_json::from_str(&lines.next().expect("a line").expect("read")).expect("JSON")
-    };
-    assert_eq!(next()["apps"][0]["app"], "shop");
+    let watch =
+        Following::start(node.command(&["status", "shop", "--watch", "-o", "json"]), node.folder.path());
+    watch.lines(1);
     node.restart();
-    assert_eq!(next()["index"], 42);
-    child.kill().expect("killed");
-    child.wait().expect("gone");
+    for line in watch.lines(2) {
+        let state: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+        assert_eq!((&state["index"], &state["apps"][0]["app"]), (&42.into(), &"shop".into()));
+    }
+    drop(watch);
     assert!(node.scripts.status.requests().iter().all(|request| request.follow));
 }
 
@@ -143,12 +142,11 @@ fn followed_events_go_on_after_a_restart_from_where_they_were() {
         Step::Send(EventBatch { gap: true, ..batch() }),
         Step::Fail(Status::failed_precondition("enough")),
     ]);
-    let mut command = node.command(&["events", "-f", "-o", "json"]);
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
-    eventually("the first stream", || (!node.scripts.events.requests().is_empty()).then_some(()));
+    let follow = Following::start(node.command(&["events", "-f", "-o", "json"]), node.folder.path());
+    follow.lines(2);
     node.restart();
-    let run = crate::golden::Run::from_output(&command, child.wait_with_output().expect("it ends"));
-    run.matches("events-follow", &[]);
+    let run = follow.end();
+    run.matches("events-follow", WHILE_AWAY);
     let request = &node.scripts.events.requests()[1];
     assert_eq!((request.after_index, request.after_sub), (41, 1));
 }

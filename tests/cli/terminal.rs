@@ -2,11 +2,12 @@
 
 use crate::fixtures::*;
 use crate::node::{Node, Step, eventually};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nodectl::proto::v1::*;
 use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::os::fd::OwnedFd;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Command, Stdio};
 
 /// Both ends of a terminal with the binary at the far one.
@@ -14,7 +15,6 @@ pub struct Session {
     pub near: File,
     far: Option<OwnedFd>,
     pub child: std::process::Child,
-    screen: BufReader<File>,
 }
 
 impl Session {
@@ -29,25 +29,41 @@ impl Session {
         tcsetwinsize(&near, window).expect("sized");
         let child =
             command.stdin(far()).stdout(far()).stderr(far()).env("TERM", "xterm").spawn().expect("it runs");
-        let screen = BufReader::new(near.try_clone().expect("duplicated"));
-        Self { near, far: Some(pty.slave), child, screen }
+        Self { near, far: Some(pty.slave), child }
+    }
+
+    /// The next byte of the screen; `None` when the program has ended and all was read.
+    fn next(&mut self) -> Option<u8> {
+        let mut ready = [PollFd::new(self.near.as_fd(), PollFlags::POLLIN)];
+        let count = poll(&mut ready, PollTimeout::from(20_000_u16)).expect("polled");
+        assert!(count > 0, "nothing came to the screen");
+        let mut byte = [0];
+        // Without a far end, a terminal ends with an error instead of an end.
+        matches!(self.near.read(&mut byte), Ok(1)).then_some(byte[0])
     }
 
     pub fn line(&mut self) -> String {
-        let mut line = String::new();
-        self.screen.read_line(&mut line).expect("a line");
-        line.trim_end().to_owned()
+        let bytes = std::iter::from_fn(|| self.next().filter(|&byte| byte != b'\n'));
+        String::from_utf8_lossy(&bytes.collect::<Vec<_>>()).trim_end().to_owned()
+    }
+
+    /// Reads until the text was on the screen.
+    fn until(&mut self, wanted: &str) -> String {
+        let mut seen = Vec::new();
+        while !seen.ends_with(wanted.as_bytes()) {
+            seen.push(self.next().unwrap_or_else(|| panic!("{wanted:?} never came")));
+        }
+        String::from_utf8_lossy(&seen).into_owned()
+    }
+
+    pub fn end(&mut self) -> Option<i32> {
+        eventually("the end", || self.child.try_wait().expect("waited")).code()
     }
 
     /// What is on the screen after all that was read, once the program has ended.
     pub fn rest(&mut self) -> String {
-        let mut rest = Vec::new();
-        let mut byte = [0];
-        // Without a far end, a terminal ends with an error instead of an end.
         self.far = None;
-        while let Ok(1) = self.screen.read(&mut byte) {
-            rest.push(byte[0]);
-        }
+        let rest: Vec<u8> = std::iter::from_fn(|| self.next()).collect();
         String::from_utf8_lossy(&rest).into_owned()
     }
 
@@ -130,21 +146,13 @@ fn a_rollout_is_drawn_as_it_goes_and_wiped_at_its_end() {
     node.scripts.watch_deployment.reply(vec![rollout(DeploymentStatus::Done, ready())]);
     let mut node = node;
     let mut session = Session::run(node.command(&["deploy", "--image", "shop"]), size(100, 24));
-    let mut seen = String::new();
     for wanted in ["deploying", "to become ready", "web.1", "starting"] {
-        eventually(wanted, || {
-            let mut byte = [0];
-            if !seen.contains(wanted) {
-                session.screen.read_exact(&mut byte).expect("more to see");
-                seen.push(char::from(byte[0]));
-            }
-            seen.contains(wanted).then_some(())
-        });
+        session.until(wanted);
     }
     node.restart();
     let rest = session.rest();
     assert!(rest.contains("v3 serves"), "{rest}");
-    assert_eq!(session.child.wait().expect("it ends").code(), Some(0));
+    assert_eq!(session.end(), Some(0));
 }
 
 #[test]
