@@ -10,7 +10,8 @@ use proptest::prelude::*;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-// Few of each, so that they meet: without RESOLVE_BENEATH this test fails at once.
+// Few of each, so that they meet: without RESOLVE_BENEATH this test fails at once. All that
+// leads out leads to the test's own folder, which is where a mistake would write.
 const NAMES: &[&str] = &[
     "a",
     "b",
@@ -24,8 +25,7 @@ const NAMES: &[&str] = &[
     "a/.wh.secret",
     "b/.wh..wh..opq",
 ];
-const TARGETS: &[&str] =
-    &["a", "b", ".", "..", "../..", "a/..", "a/b/..", "HOST", "/", "../host", "HOST/secret"];
+const TARGETS: &[&str] = &["a", "b", ".", "..", "../..", "a/..", "a/b/..", "HOST", "../host", "HOST/secret"];
 
 #[derive(Clone, Debug)]
 struct Step {
