@@ -10,56 +10,22 @@ use proptest::prelude::*;
 use std::os::fd::AsFd;
 use std::path::Path;
 
+// Few of each, so that they meet: without RESOLVE_BENEATH this test fails at once. All that
+// leads out leads to the test's own folder, which is where a mistake would write.
 const NAMES: &[&str] = &[
     "a",
     "b",
     "a/b",
-    "a/b/c",
-    "b/a",
-    "c",
-    "c/x",
     "a/x",
     "b/x",
     "a/b/x",
-    "./a",
-    "a/",
-    ".",
-    "../x",
-    "/tmp/x",
-    "a/../b",
-    ".wh.a",
-    "a/.wh.b",
-    ".wh.c",
-    ".wh..wh..opq",
-    "a/.wh..wh..opq",
-    "b/.wh.x",
-    "secret",
     "a/secret",
-    "c/secret",
+    "b/secret",
+    ".wh.a",
+    "a/.wh.secret",
+    "b/.wh..wh..opq",
 ];
-const TARGETS: &[&str] = &[
-    "a",
-    "b",
-    "c",
-    ".",
-    "..",
-    "../..",
-    "a/..",
-    "a/b/..",
-    "b/..",
-    "a/b/../..",
-    "../host",
-    "a/../../host",
-    "HOST",
-    "/",
-    "b/x",
-    "a/x",
-    "secret",
-    "../secret",
-    "x",
-    "/proc/self/root",
-    "HOST/secret",
-];
+const TARGETS: &[&str] = &["a", "b", ".", "..", "../..", "a/..", "a/b/..", "HOST", "../host", "HOST/secret"];
 
 #[derive(Clone, Debug)]
 struct Step {
@@ -68,10 +34,19 @@ struct Step {
     target: &'static str,
 }
 
+/// Links first, then anything.
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let kind = prop::sample::select(b"0125556".to_vec());
-    let step = (kind, prop::sample::select(NAMES), prop::sample::select(TARGETS));
-    prop::collection::vec(step.prop_map(|(kind, name, target)| Step { kind, name, target }), 1..14)
+    let step = |kinds: &[u8], names: &'static [&'static str]| {
+        let parts = (
+            prop::sample::select(kinds.to_vec()),
+            prop::sample::select(names),
+            prop::sample::select(TARGETS),
+        );
+        parts.prop_map(|(kind, name, target)| Step { kind, name, target })
+    };
+    let links = prop::collection::vec(step(b"2", &["a", "b", "a/b"]), 1..4);
+    let others = prop::collection::vec(step(b"0012556", NAMES), 1..10);
+    (links, others).prop_map(|(links, others)| [links, others].concat())
 }
 
 /// The content and facts of the one file beside the layer's folder, and what is there.

@@ -76,8 +76,10 @@ fn links() -> Vec<Case> {
         layer("an absolute link as a parent", "absolute or leads out", |at| {
             Tar::new().symlink("a", &host(at)).file("a/secret", b"x").end()
         }),
-        layer("an absolute link to the root as a parent", "absolute or leads out", |_| {
-            Tar::new().symlink("a", "/").file("a/x", b"x").end()
+        layer("an absolute link to the root as a parent", "absolute or leads out", |at| {
+            // All of these would land in the folder that is compared, not elsewhere.
+            let inside = format!("a{}/x", host(at));
+            Tar::new().symlink("a", "/").long_name(inside.as_bytes()).file("x", b"x").end()
         }),
         layer("links that climb together as a parent", "absolute or leads out", |_| {
             // By its text `c` stays inside; followed, it is the root's own parent.
@@ -92,8 +94,9 @@ fn links() -> Vec<Case> {
         layer("a link to a file as a parent", "to no folder of this layer", |_| {
             Tar::new().file("f", b"").symlink("a", "f").file("a/x", b"x").end()
         }),
-        layer("a magic link as a parent", "absolute or leads out", |_| {
-            Tar::new().symlink("a", "/proc/self/root").file("a/x", b"x").end()
+        layer("a magic link as a parent", "absolute or leads out", |at| {
+            let root = format!("/proc/self/root{}", host(at));
+            Tar::new().symlink("a", &root).file("a/x", b"x").end()
         }),
         layer("a file as a parent", "is a file", |_| Tar::new().file("f", b"").file("f/x", b"x").end()),
         layer("a fifo as a parent", "is a fifo", |_| {
