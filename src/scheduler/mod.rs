@@ -27,6 +27,8 @@ mod spread;
 mod verdict;
 
 #[cfg(test)]
+mod figures;
+#[cfg(test)]
 mod properties;
 #[cfg(test)]
 mod scenarios;
