@@ -343,7 +343,7 @@ mod tests {
         let mut world = world(1, &names);
         let planned = world.plan();
         world.apply(&planned);
-        let lines = vec!["x".repeat(100_000); 100];
+        let lines = vec!["x".repeat(1000); 20];
         let all: Vec<_> = world.state.instances().map(|i| i.id).collect();
         for id in all {
             (0..3).for_each(|_| world.crash(id, Exit::Code(1), &lines));
