@@ -67,16 +67,17 @@ impl Agenda {
 
     /// Strikes off what was planned from `state`, and notes what the plan left.
     pub fn planned(&mut self, state: &ClusterState, plan: &Plan) {
-        let done: BTreeSet<AppKey> = if self.all {
+        let mut done = std::mem::take(&mut self.dirty);
+        if self.all {
+            self.all = false;
             self.waiting.clear();
             self.wakes.clear();
             self.nodes = state.nodes.iter().map(|(id, node)| (*id, node.modified)).collect();
-            self.dirty.extend(state.apps.keys().cloned());
-            std::mem::take(&mut self.dirty)
-        } else {
-            std::mem::take(&mut self.dirty)
-        };
-        self.all = false;
+            done.extend(state.apps.keys().cloned());
+        }
+        if let Some(from) = &plan.unfinished {
+            self.dirty = done.split_off(from);
+        }
         for key in &done {
             self.waiting.remove(key);
             self.wakes.remove(key);
@@ -86,7 +87,6 @@ impl Agenda {
             }
         }
         self.waiting.extend(plan.report.iter().map(|unplaced| unplaced.app.clone()));
-        self.dirty.extend(plan.unfinished.iter().cloned());
     }
 
     /// Puts apps back whose changes were not made.

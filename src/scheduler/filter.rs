@@ -126,8 +126,10 @@ pub(super) fn refusal<'a>(ask: &Ask, offers: impl Iterator<Item = Offer<'a>> + C
     Refusal { need: ask.need, nodes, by_reason, short: shortages(ask, open), remedy: remedy(ask, offers) }
 }
 
+type Amount = fn(Resources) -> u64;
+
 fn shortages<'a>(ask: &Ask, open: impl Iterator<Item = Offer<'a>> + Clone) -> Vec<Shortage> {
-    let kinds: [(Kind, fn(Resources) -> u64); 3] =
+    let kinds: [(Kind, Amount); 3] =
         [(Kind::Cpu, |r| r.cpu_milli), (Kind::Memory, |r| r.memory_bytes), (Kind::Disk, |r| r.disk_bytes)];
     let mut short = Vec::new();
     for (resource, amount) in kinds {

@@ -27,6 +27,8 @@ mod spread;
 mod verdict;
 
 #[cfg(test)]
+mod figures;
+#[cfg(test)]
 mod properties;
 #[cfg(test)]
 mod scenarios;
@@ -36,5 +38,5 @@ mod script;
 pub(crate) mod world;
 
 pub use agenda::Agenda;
-pub use filter::{Reason, Refusal, Shortage};
+pub use filter::{Kind, Reason, Refusal, Remedy, Shortage};
 pub use plan::{MAX_CHANGES, Plan, Unplaced, plan};

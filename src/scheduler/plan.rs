@@ -28,9 +28,9 @@ pub struct Plan {
     pub report: Vec<Unplaced>,
     /// When to plan again though nothing changed: the nearest deadline.
     pub wake_at: Option<Timestamp>,
-    /// Apps that the plan has not (wholly) looked at because it was full: to be planned again
-    /// after it is applied.
-    pub unfinished: BTreeSet<AppKey>,
+    /// The plan was full when it came to this app: it and those after it are to be planned
+    /// again once the plan is applied.
+    pub unfinished: Option<AppKey>,
 }
 
 /// Instances of a process that no node takes.
@@ -64,10 +64,10 @@ impl fmt::Display for Unplaced {
 /// Plans `dirty` apps, or all. Pure: equal arguments give an equal plan, and the plan of a
 /// state in which everything stands as wanted has no changes.
 pub fn plan(state: &ClusterState, dirty: Option<&BTreeSet<AppKey>>, now: Timestamp) -> Plan {
-    let mut planner = Planner { state, now, pool: None, plan: Plan::default() };
+    let mut planner = Planner { state, now, pool: None, weight: 0, plan: Plan::default() };
     match dirty {
-        Some(keys) => keys.iter().filter_map(|key| state.app(key)).for_each(|app| planner.app(app)),
-        None => state.apps.values().for_each(|app| planner.app(app)),
+        Some(keys) => planner.apps(keys.iter().filter_map(|key| state.app(key)).map(|app| &**app)),
+        None => planner.apps(state.apps.values().map(|app| &**app)),
     }
     planner.plan
 }
@@ -77,23 +77,41 @@ struct Planner<'a> {
     now: Timestamp,
     /// Made when the first instance is to be placed.
     pool: Option<Pool<'a>>,
+    /// Of the changes so far, in changes of common size.
+    weight: usize,
     plan: Plan,
 }
 
+/// Bytes of a common change. One that carries a longer message counts as several, so that a
+/// plan is never larger than what the log takes as one entry.
+const COMMON_BYTES: usize = 256;
+
 impl<'a> Planner<'a> {
+    /// In the order of their keys, until the plan is full.
+    fn apps(&mut self, mut apps: impl Iterator<Item = &'a App>) {
+        while self.plan.unfinished.is_none() {
+            let Some(app) = apps.next() else { return };
+            if self.room() == 0 {
+                self.plan.unfinished = Some(app.key.clone());
+            } else {
+                self.app(app);
+            }
+        }
+    }
+
     fn room(&self) -> usize {
-        MAX_CHANGES.saturating_sub(self.plan.changes.len())
+        MAX_CHANGES.saturating_sub(self.weight)
     }
 
     fn push(&mut self, expects: Vec<Expect>, kind: ChangeKind) {
+        self.weight += match &kind {
+            ChangeKind::EndDeployment { message, .. } => 1 + message.len() / COMMON_BYTES,
+            _ => 1,
+        };
         self.plan.changes.push(Change { expects, kind });
     }
 
     fn app(&mut self, app: &'a App) {
-        if self.room() == 0 {
-            self.plan.unfinished.insert(app.key.clone());
-            return;
-        }
         let goal = Goal::of(self.state, app);
         let processes = Process::all_of(self.state, &goal);
         self.forget(app, &processes);
@@ -102,7 +120,7 @@ impl<'a> Planner<'a> {
             return;
         }
         if let Some(deployment) = goal.deployment {
-            let pool = self.pool.get_or_insert_with(|| Pool::of(self.state));
+            let pool = &mut self.pool;
             if let Some(end) = verdict::verdict(self.state, &goal, deployment, &processes, pool, self.now) {
                 // Alone: it changes the app, and with it what everything else would expect.
                 let expects = vec![
@@ -146,7 +164,7 @@ impl<'a> Planner<'a> {
     fn forget(&mut self, app: &App, processes: &[Process<'a>]) {
         for instance in processes.iter().flat_map(|process| &process.gone) {
             if self.room() == 0 {
-                self.plan.unfinished.insert(app.key.clone());
+                self.plan.unfinished = Some(app.key.clone());
                 return;
             }
             let reason = if self.state.nodes.contains_key(&instance.node) {
@@ -207,7 +225,7 @@ impl<'a> Planner<'a> {
         let mut placed = Vec::new();
         for n in 0..starts.count {
             if placed.len() == room {
-                self.plan.unfinished.insert(goal.app.key.clone());
+                self.plan.unfinished = Some(goal.app.key.clone());
                 break;
             }
             let Some(node) = placer.place() else {
@@ -259,7 +277,7 @@ impl<'a> Planner<'a> {
     fn stop(&mut self, goal: &Goal<'a>, stops: Vec<Stop<'a>>) {
         for stop in stops {
             if self.room() == 0 {
-                self.plan.unfinished.insert(goal.app.key.clone());
+                self.plan.unfinished = Some(goal.app.key.clone());
                 return;
             }
             let instance = stop.instance;
@@ -277,4 +295,69 @@ impl<'a> Planner<'a> {
 fn recreates(goal: &Goal<'_>) -> bool {
     use crate::model::app::Strategy;
     goal.place.is_some_and(|release| release.spec.deploy.strategy == Strategy::Recreate)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::app::{AppSpec, ProcessSpec};
+    use crate::model::instance::Exit;
+    use crate::model::resources::Resources;
+    use crate::scheduler::world::World;
+    use std::collections::BTreeMap;
+
+    fn world(count: u32, apps: &[&str]) -> World {
+        let mut world = World::unchecked();
+        let capacity = Resources { cpu_milli: 1 << 40, memory_bytes: 1 << 60, disk_bytes: 0 };
+        world.add_node("node-1", "a", capacity);
+        let web = ProcessName::new("web").expect("a process's name");
+        let processes = BTreeMap::from([(web, ProcessSpec { count, ..ProcessSpec::default() })]);
+        let spec = AppSpec { processes, ..AppSpec::default() };
+        for app in apps {
+            world.deploy(app, spec.clone(), false);
+        }
+        world
+    }
+
+    #[test]
+    fn a_plan_is_bounded_and_the_next_goes_on() {
+        let mut world = world(1200, &["blog", "shop"]);
+        let mut sizes = Vec::new();
+        loop {
+            let planned = plan(&world.state, world.agenda.dirty(), world.now);
+            world.agenda.planned(&world.state, &planned);
+            if planned.changes.is_empty() {
+                break;
+            }
+            sizes.push(planned.changes.len());
+            assert_eq!(world.apply(&planned).refused, 0);
+        }
+        assert_eq!(sizes, [1000, 1000, 400]);
+        assert_eq!(world.state.instances().count(), 2400);
+    }
+
+    #[test]
+    fn what_a_crashing_app_wrote_does_not_make_a_plan_large() {
+        let names: Vec<String> = (0..500).map(|n| format!("app-{n}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let mut world = world(1, &names);
+        let planned = world.plan();
+        world.apply(&planned);
+        let lines = vec!["x".repeat(1000); 20];
+        let all: Vec<_> = world.state.instances().map(|i| i.id).collect();
+        for id in all {
+            (0..3).for_each(|_| world.crash(id, Exit::Code(1), &lines));
+        }
+        let planned = world.plan();
+        let bytes: usize = planned
+            .changes
+            .iter()
+            .map(|change| match &change.kind {
+                ChangeKind::EndDeployment { message, .. } => message.len(),
+                _ => 0,
+            })
+            .sum();
+        assert!(planned.unfinished.is_some(), "so much does not fit one plan");
+        assert!(bytes < 512 * 1024, "{bytes}");
+    }
 }

@@ -272,7 +272,12 @@ fn floors(world: &World) -> Vec<(AppKey, ProcessName, u32, u32)> {
             continue;
         }
         for (process, spec) in &release.spec.processes {
-            let wanted = app.count(process, spec);
+            let mut wanted = app.count(process, spec);
+            if app.deployment.is_none() && app.serving != app.target {
+                let held =
+                    serving.map_or(0, |r| r.spec.processes.get(process).map_or(0, |s| app.count(process, s)));
+                wanted = wanted.min(held);
+            }
             let spare = [Some(release), serving].into_iter().flatten();
             let spare =
                 spare.map(|r| r.spec.deploy.max_unavailable.of_rounded_down(wanted)).max().unwrap_or(0);

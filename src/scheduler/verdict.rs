@@ -15,20 +15,23 @@ use crate::model::time::Timestamp;
 /// bad luck, the second the same, a third is the app. The agent's backoff lies between them.
 pub(super) const CRASHES_TO_FAIL: u32 = 3;
 
-/// Lines of an instance's log in a message.
+/// Lines of an instance's log in a message, and characters of each: a message is kept in the
+/// state and in the log, for people; the whole log is with `nodectl logs`.
 const LINES_TOLD: usize = 10;
+const LINE_CHARACTERS: usize = 200;
 
 pub(super) struct End {
     pub status: DeploymentStatus,
     pub message: String,
 }
 
-pub(super) fn verdict(
-    state: &ClusterState,
+/// `pool` is made only to say what had no place.
+pub(super) fn verdict<'a>(
+    state: &'a ClusterState,
     goal: &Goal<'_>,
     deployment: &Deployment,
     processes: &[Process<'_>],
-    pool: &Pool<'_>,
+    pool: &mut Option<Pool<'a>>,
     now: Timestamp,
 ) -> Option<End> {
     if is_done(state, goal, deployment, processes) {
@@ -41,7 +44,11 @@ pub(super) fn verdict(
     }
     let message = match crash_loop(state, goal, deployment) {
         Some(message) => message,
-        None if now >= deployment.deadline_at => overdue(state, goal, deployment, processes, pool),
+        None if now >= deployment.deadline_at => {
+            let pool = pool.get_or_insert_with(|| Pool::of(state));
+            overdue(state, goal, deployment, processes, pool)
+        }
+
         None => return None,
     };
     let reverts = goal.place.is_some_and(|release| release.spec.deploy.auto_revert)
@@ -128,7 +135,8 @@ fn last_lines(instance: &Instance) -> String {
         return if ended { "; it wrote nothing to its log".into() } else { String::new() };
     }
     let lines = &tail[tail.len().saturating_sub(LINES_TOLD)..];
-    format!("; its last lines:\n{}", lines.join("\n"))
+    let cut: Vec<String> = lines.iter().map(|line| line.chars().take(LINE_CHARACTERS).collect()).collect();
+    format!("; its last lines:\n{}", cut.join("\n"))
 }
 
 /// What a deployment was still waiting for when its time was up.
