@@ -14,7 +14,7 @@ use openraft::{RaftMetrics, ReadPolicy, ServerState};
 use std::fs::File;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot, watch};
 
 /// The longest command that is taken, encoded. A manifest with a megabyte of environment fits.
 pub const COMMAND_BYTES_MAX: usize = 3 << 19;
@@ -64,10 +64,16 @@ struct Inner {
 }
 
 struct Open {
-    queue: Queue,
-    /// Held, not used: dropped last, when the files are free.
-    _lock: File,
+    held: Held,
     caretaker: tokio::task::JoinHandle<()>,
+}
+
+/// What a running store holds of its folder, in the order in which it lets go.
+pub(super) struct Held {
+    pub queue: Queue,
+    /// Resolves when the disk's files are closed.
+    pub released: oneshot::Receiver<()>,
+    pub _lock: File,
 }
 
 impl Drop for Open {
@@ -78,20 +84,18 @@ impl Drop for Open {
 }
 
 impl Handle {
-    #[allow(clippy::too_many_arguments)]
     pub(super) fn start(
         raft: Engine,
         raft_id: u64,
         hub: Hub,
         snapshots: Arc<Snapshots>,
         too_much: Arc<Notify>,
-        queue: Queue,
         disk: Weak<dyn Disk>,
-        lock: File,
+        held: Held,
     ) -> Handle {
         let (tell, leadership) = watch::channel(Leadership::default());
         let caretaker = tokio::spawn(take_care(raft.clone(), snapshots, too_much, tell));
-        let open = Mutex::new(Some(Open { queue, _lock: lock, caretaker }));
+        let open = Mutex::new(Some(Open { held, caretaker }));
         Handle { inner: Arc::new(Inner { raft, raft_id, hub, leadership, disk, open }) }
     }
 
@@ -208,22 +212,17 @@ impl Handle {
     /// Stops taking part. When this returns everything is on disk and the folder is free.
     /// Other clones of the handle get errors from then on.
     pub async fn shutdown(self) {
-        let Some(open) = self.inner.open.lock().ok().and_then(|mut open| open.take()) else { return };
+        let Some(mut open) = self.inner.open.lock().ok().and_then(|mut open| open.take()) else { return };
         open.caretaker.abort();
         // A task that panicked was reported when it did; there is nothing left to stop.
         let _ = self.inner.raft.shutdown().await;
         self.inner.hub.close();
-        if let Err(e) = open.queue.close().await {
+        if let Err(e) = open.held.queue.close().await {
             tracing::error!(error = %e, "the store was not closed cleanly");
         }
-        // Raft's tasks let go of the disk a moment after they end; it has no way to wait for
-        // the last of them.
-        let freed = async {
-            while self.inner.disk.strong_count() > 0 {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        };
-        if tokio::time::timeout(Duration::from_secs(5), freed).await.is_err() {
+        // Raft's tasks let go of the disk a moment after they end, and it has no way to wait
+        // for the last of them.
+        if tokio::time::timeout(Duration::from_secs(5), &mut open.held.released).await.is_err() {
             tracing::warn!("the store's files are still open");
         }
     }

@@ -13,7 +13,7 @@ use super::Config;
 use super::disk::{Disk, Name, Op};
 use super::envelope::{FORMAT, Fault, Kind, seal};
 use super::error::Error;
-use super::handle::Handle;
+use super::handle::{Handle, Held};
 use super::hub::Hub;
 use super::log::LogStore;
 use super::machine::{Growth, Machine, Snapshots};
@@ -32,6 +32,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::oneshot;
 
 /// A cluster of one elects itself within an election timeout; replaying a long log on a slow
 /// disk takes longer. After this something is wrong.
@@ -53,9 +54,10 @@ pub async fn open(config: Config) -> Result<Handle, Error> {
 /// A store that was opened and found sound.
 pub(super) struct Store {
     lock: File,
-    disk: Arc<dyn Disk>,
+    pub disk: Arc<dyn Disk>,
+    released: oneshot::Receiver<()>,
     mark: Mark,
-    recovered: Recovered,
+    pub recovered: Recovered,
     raft_id: u64,
 }
 
@@ -80,8 +82,8 @@ pub(super) fn open_store(config: &Config) -> Result<Store, Error> {
     if is_old && !dir.join("log/db").exists() {
         return Err(fault(Fault::Damaged("the log is missing".into())));
     }
-    let disk: Arc<dyn Disk> =
-        Arc::new(SledDisk::open(&dir.join("log")).map_err(|e| trouble("open the log", e))?);
+    let (disk, released) = SledDisk::open(&dir.join("log")).map_err(|e| trouble("open the log", e))?;
+    let disk: Arc<dyn Disk> = Arc::new(disk);
     let identity = identify(&*disk, config.raft_id, is_old).map_err(fault)?;
     let mark =
         if is_old { Mark::open(&dir.join("mark"), &identity.store_id) } else { create_mark(dir, &identity) };
@@ -91,7 +93,7 @@ pub(super) fn open_store(config: &Config) -> Result<Store, Error> {
         return Err(fault(Fault::Damaged("the file `mark` is missing".into())));
     }
     write_version(dir).map_err(|e| trouble("write the version", e))?;
-    Ok(Store { lock, disk, mark, recovered, raft_id: identity.raft_id })
+    Ok(Store { lock, disk, released, mark, recovered, raft_id: identity.raft_id })
 }
 
 fn lock(dir: &Path) -> Result<File, Error> {
@@ -180,7 +182,7 @@ fn create_mark(dir: &Path, identity: &v1::StoreIdentity) -> io::Result<Mark> {
 impl Store {
     /// The parts that openraft drives, the hub that shows what they do, and the lock.
     pub(super) fn into_parts(self, config: &Config) -> Result<Parts, Error> {
-        let Store { lock, disk, mark, recovered, raft_id } = self;
+        let Store { lock, disk, released, mark, recovered, raft_id } = self;
         let Recovered { index, applied, snapshots, leftover } = recovered;
         let written = index.last.map_or(0, |id| id.index);
         let purged = index.purged.filter(|_| leftover);
@@ -197,13 +199,14 @@ impl Store {
         let too_much = growth.too_much.clone();
         let machine = Machine::new(applied, hub.clone(), snapshots.clone(), growth);
         let log = LogStore::new(index, disk.clone(), queue.clone());
-        Ok(Parts { lock, disk, queue, hub, snapshots, too_much, machine, log, raft_id })
+        Ok(Parts { lock, disk, released, queue, hub, snapshots, too_much, machine, log, raft_id })
     }
 }
 
 pub(super) struct Parts {
     pub lock: File,
     pub disk: Arc<dyn Disk>,
+    pub released: oneshot::Receiver<()>,
     pub queue: writer::Queue,
     pub hub: Hub,
     pub snapshots: Arc<Snapshots>,
@@ -216,7 +219,7 @@ pub(super) struct Parts {
 async fn start(config: Config, store: Store) -> Result<Handle, Error> {
     let dir: PathBuf = config.dir.clone();
     let parts = store.into_parts(&config)?;
-    let Parts { lock, disk, queue, hub, snapshots, too_much, machine, log, raft_id } = parts;
+    let Parts { lock, disk, released, queue, hub, snapshots, too_much, machine, log, raft_id } = parts;
     let failed = |what: String| Error::Start(format!("{what} (store in {})", dir.display()));
     let settings = Arc::new(engine_config(&config).validate().map_err(|e| failed(e.to_string()))?);
     let raft = openraft::Raft::<TypeConfig, Machine>::new(raft_id, settings, Alone, log, machine)
@@ -226,7 +229,8 @@ async fn start(config: Config, store: Store) -> Result<Handle, Error> {
         let members = BTreeMap::from([(raft_id, Member::default())]);
         raft.initialize(members).await.map_err(|e| failed(e.to_string()))?;
     }
-    let handle = Handle::start(raft, raft_id, hub, snapshots, too_much, queue, Arc::downgrade(&disk), lock);
+    let held = Held { queue, released, _lock: lock };
+    let handle = Handle::start(raft, raft_id, hub, snapshots, too_much, Arc::downgrade(&disk), held);
     drop(disk);
     handle.caught_up(START_TIMEOUT).await.map_err(failed)?;
     Ok(handle)

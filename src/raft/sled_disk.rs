@@ -14,6 +14,7 @@ use std::io;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use tokio::sync::oneshot;
 
 /// Values of at most 4 KiB, the key included.
 const CHUNK_BYTES: usize = 4000;
@@ -28,6 +29,8 @@ pub(super) struct SledDisk {
     names: sled::Tree,
     /// Sled's file, for the sync that sled leaves out.
     file: File,
+    /// Dropped last: whoever holds the other end learns that the files are free.
+    _released: oneshot::Sender<()>,
 }
 
 impl SledDisk {
@@ -35,9 +38,9 @@ impl SledDisk {
     ///
     /// # Errors
     /// Whatever sled says, a panic of its included. `InvalidData` is damage.
-    pub fn open(dir: &Path) -> io::Result<Self> {
+    pub fn open(dir: &Path) -> io::Result<(Self, oneshot::Receiver<()>)> {
         std::fs::create_dir_all(dir)?;
-        let opened = guarded(|| {
+        let opened = retried(|| {
             let db = sled::Config::new()
                 .path(dir)
                 .cache_capacity(CACHE_BYTES)
@@ -57,7 +60,8 @@ impl SledDisk {
         for path in [dir, dir.parent().unwrap_or(dir)] {
             File::open(path)?.sync_all()?;
         }
-        Ok(Self { db, log, names, file })
+        let (_released, released) = oneshot::channel();
+        Ok((Self { db, log, names, file, _released }, released))
     }
 
     fn apply(&self, ops: &[Op]) -> sled::Result<()> {
@@ -168,6 +172,20 @@ fn key(index: u64, chunk: u32) -> [u8; 12] {
 fn index_of(key: &[u8]) -> u64 {
     // A key of another length can only be damage; the checksum of what it leads to says so.
     key.get(..8).map_or(u64::MAX, |bytes| u64::from_be_bytes(bytes.try_into().expect("eight bytes")))
+}
+
+/// Sled locks its file, and a store that was just closed in this process may hold that lock for
+/// a moment in one of sled's threads. No other process can: our own lock came first.
+fn retried<T>(work: impl Fn() -> sled::Result<T>) -> io::Result<T> {
+    for _ in 0..200 {
+        match guarded(&work) {
+            Err(e) if e.to_string().contains("could not acquire lock") => {
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+            other => return other,
+        }
+    }
+    guarded(work)
 }
 
 /// Sled panics on some damaged files: here that is an error like any other.

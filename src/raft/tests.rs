@@ -1,5 +1,7 @@
 //! Tests of the store as a whole.
 
+mod damage;
+mod property;
 mod suite;
 mod support;
 mod whole;
