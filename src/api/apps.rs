@@ -187,7 +187,7 @@ impl Query {
                 reply.apps.push(status);
             }
         }
-        Ok(reply)
+        show::fit(reply, |reply| reply.apps.iter_mut().flat_map(|app| &mut app.instances).collect())
     }
 }
 
@@ -230,7 +230,14 @@ impl Progress {
         let mut this = this?;
         loop {
             let Some(view) = this.watch.changed().await else { return Some((Err(stopped()), None)) };
-            let Some(progress) = this.read(&view) else {
+            let progress = this
+                .read(&view)
+                .map(|progress| show::fit(progress, |progress| progress.instances.iter_mut().collect()));
+            let progress = match progress.transpose() {
+                Ok(progress) => progress,
+                Err(fault) => return Some((Err(fault), None)),
+            };
+            let Some(progress) = progress else {
                 // A view of this node can be older than the one that showed the deployment.
                 if this.last.is_none() && view.state.app(&this.key).is_none_or(|app| !app.removing) {
                     continue;

@@ -208,6 +208,8 @@ impl Api {
     }
 
     async fn receive(&self, first: Chunk, mut chunks: Chunks, progress: &Progress) -> Result<Upload, Fault> {
+        // Overwritten at once unless others are before it.
+        progress.set("waiting", 0);
         let mut upload = self.uploads.create().await?;
         let mut chunk = Some(first);
         while let Some(piece) = chunk {
@@ -236,9 +238,16 @@ impl Api {
     }
 }
 
+/// `docker save | nodectl image load -` may think for a while before it writes; a client that
+/// says nothing for so long is stopped or stuck, and keeps others from their turn.
+const CHUNK_WITHIN: Duration = Duration::from_secs(300);
+
 async fn next(chunks: &mut Chunks) -> Result<Option<Chunk>, Fault> {
     let broke_off = |status: Status| Fault::Invalid(format!("the upload broke off: {}", status.message()));
-    chunks.next().await.transpose().map_err(broke_off)
+    match tokio::time::timeout(CHUNK_WITHIN, chunks.next()).await {
+        Ok(chunk) => chunk.transpose().map_err(broke_off),
+        Err(_) => Err(Fault::Invalid("the upload stalled: nothing came for five minutes".into())),
+    }
 }
 
 /// An archive's own names win; `name` is for one image that has none. A built image has the

@@ -1,7 +1,7 @@
 //! State → what a person sees of an app: numbers, URLs, and what is wrong in sentences with
 //! what to try. Pure.
 
-use super::target;
+use super::{Fault, target};
 use crate::model::ClusterState;
 use crate::model::app::{App, AppSpec, Deployment, DeploymentStatus, Release};
 use crate::model::instance::{Desired, Instance, Phase};
@@ -28,6 +28,30 @@ pub(super) fn app_status(
         problems: problems(state, app, release, deployment, &instances),
         instances: instances.into_iter().map(|instance| v1::Instance::from(&**instance)).collect(),
     }
+}
+
+/// Makes a reply fit a message: the logs' last lines go first, which `logs` has too.
+///
+/// # Errors
+/// Without them it is too large as well.
+pub(super) fn fit<M: prost::Message>(
+    mut reply: M,
+    instances: impl FnOnce(&mut M) -> Vec<&mut v1::Instance>,
+) -> Result<M, Fault> {
+    // A little is left for what is around the message.
+    let limit = super::MESSAGE_BYTES_MAX - 64 * 1024;
+    if reply.encoded_len() <= limit {
+        return Ok(reply);
+    }
+    for observed in instances(&mut reply).into_iter().filter_map(|instance| instance.observed.as_mut()) {
+        observed.log_tail.clear();
+    }
+    if reply.encoded_len() <= limit {
+        return Ok(reply);
+    }
+    Err(Fault::TooLarge(
+        "this is more than one answer can hold: ask for one app, or one process, at a time".into(),
+    ))
 }
 
 /// The running deployment, else the last that ended.

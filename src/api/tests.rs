@@ -53,12 +53,7 @@ impl World {
         let served = tokio::spawn(async move {
             serve_unix(deps, listener, stopped).await.expect("serves until it is stopped")
         });
-        let connector = tower::service_fn(move |_| {
-            let socket = socket.clone();
-            async move { tokio::net::UnixStream::connect(socket).await.map(hyper_util::rt::TokioIo::new) }
-        });
-        let endpoint = Endpoint::from_static("http://nodectl.invalid");
-        let channel = endpoint.connect_with_connector(connector).await.expect("connects");
+        let (channel, _) = connect(&socket).await;
         let world = Self { store, host, channel, stop, served, dir };
         world.propose(Action::InitCluster { cluster_id: 7 });
         world.propose(Action::RegisterNode(node_facts()));
@@ -94,6 +89,12 @@ impl World {
     }
     pub fn events(&self) -> v1::events_client::EventsClient<Channel> {
         v1::events_client::EventsClient::new(self.channel.clone())
+    }
+
+    /// A connection of its own, and what kills it as the death of its client would.
+    pub async fn mortal_client(&self) -> (Channel, impl FnOnce() + use<>) {
+        let (channel, socket) = connect(&self.dir.path().join("api.sock")).await;
+        (channel, move || socket.shutdown(std::net::Shutdown::Both).expect("shuts down"))
     }
 
     /// Deploys a manifest without an image of its own, from `shop:latest`.
@@ -155,6 +156,19 @@ impl World {
             "every deployment is over: {state:?}"
         );
     }
+}
+
+async fn connect(path: &std::path::Path) -> (Channel, std::os::unix::net::UnixStream) {
+    let stream = std::os::unix::net::UnixStream::connect(path).expect("connects");
+    stream.set_nonblocking(true).expect("a socket");
+    let copy = stream.try_clone().expect("a descriptor");
+    let mut once = Some(stream);
+    let connector = tower::service_fn(move |_| {
+        let stream = once.take().ok_or_else(|| std::io::Error::other("it connects once"));
+        async move { tokio::net::UnixStream::from_std(stream?).map(hyper_util::rt::TokioIo::new) }
+    });
+    let endpoint = Endpoint::from_static("http://nodectl.invalid");
+    (endpoint.connect_with_connector(connector).await.expect("connects"), copy)
 }
 
 fn node_facts() -> NodeFacts {

@@ -142,3 +142,82 @@ async fn nodes_are_found_by_name_and_by_id() {
     let list = nodes.list(v1::ListNodesRequest::default()).await.expect("lists").into_inner().nodes;
     assert!(list[0].node.as_ref().expect("a node").cordoned);
 }
+
+#[tokio::test]
+async fn the_replicated_store_answers_the_api() {
+    use crate::api::{Deps, serve_unix};
+    use crate::model::command::Action;
+    let dir = tempfile::tempdir().expect("a folder");
+    let handle = crate::raft::open(crate::raft::Config::new(dir.path().join("store"))).await.expect("opens");
+    let act = async |action| handle.propose("test", action).await.expect("accepted");
+    act(Action::InitCluster { cluster_id: 9 }).await;
+    act(Action::RegisterNode(super::node_facts())).await;
+    let socket = dir.path().join("api.sock");
+    let listener = tokio::net::UnixListener::bind(&socket).expect("a socket");
+    let host = std::sync::Arc::new(super::TestHost::default());
+    let store = std::sync::Arc::new(handle.clone());
+    let deps = Deps { store, host, upload_dir: dir.path().join("uploads") };
+    let stop = tokio_util::sync::CancellationToken::new();
+    let served = tokio::spawn(serve_unix(deps, listener, stop.clone().cancelled_owned()));
+    let (channel, _socket) = super::connect(&socket).await;
+
+    let mut cluster = v1::cluster_client::ClusterClient::new(channel.clone());
+    let status = cluster.status(v1::ClusterStatusRequest {}).await.expect("answers").into_inner();
+    assert_eq!(
+        (status.leader.as_str(), status.cluster_id.as_str()),
+        ("node-1", "00000000000000000000000000000009")
+    );
+    let mut events = v1::events_client::EventsClient::new(channel.clone());
+    let request = v1::WatchEventsRequest {
+        after_index: status.index,
+        after_sub: u32::MAX,
+        follow: true,
+        ..Default::default()
+    };
+    let mut stream = events.watch(request).await.expect("watches").into_inner();
+    let mut nodes = v1::nodes_client::NodesClient::new(channel);
+    let request = v1::SetNodeModeRequest { node: "node-1".into(), cordoned: Some(true), draining: None };
+    assert!(nodes.set_mode(request).await.expect("cordons").into_inner().changed);
+    let batch = soon("an event", stream.next()).await.expect("one").expect("good");
+    assert_eq!(batch.events[0].message, "node node-1 is up, cordoned");
+    // The store goes first: a watch says so instead of hanging.
+    handle.shutdown().await;
+    let error = soon("the end", stream.next()).await.expect("told").expect_err("an error");
+    assert_eq!(error.code(), Code::Unavailable);
+    let error = nodes.list(v1::ListNodesRequest::default()).await.expect_err("closed");
+    assert_eq!(error.code(), Code::Unavailable, "{error}");
+    stop.cancel();
+    soon("the server's end", served).await.expect("no panic").expect("a clean end");
+}
+
+#[tokio::test]
+async fn a_status_too_large_for_a_message_leaves_the_log_tails_out() {
+    use crate::model::command::{Action, Report};
+    use crate::model::instance::{Observed, Phase};
+    let world = World::new().await;
+    world.deployed("app = \"shop\"\n[process.web]\ncount = 100\ncpu = \"1m\"\nmemory = \"4MB\"").await;
+    let state = world.store.state();
+    for instance in state.instances() {
+        let observed = Observed {
+            attempt: 2,
+            step: 1,
+            phase: Phase::Backoff,
+            log_tail: vec!["x".repeat(1000); 60],
+            ..Observed::default()
+        };
+        let reports = vec![Report { instance: instance.id, observed }];
+        world.propose(Action::Observe { node: instance.node, reports });
+    }
+    let read = async |target: &str| {
+        let request = v1::StatusRequest { target: target.into(), ..Default::default() };
+        let mut stream = world.apps().status(request).await.expect("answers").into_inner();
+        let reply = soon("a status", stream.next()).await.expect("one").expect("it fits");
+        let tails = reply.apps[0]
+            .instances
+            .iter()
+            .filter(|i| i.observed.as_ref().is_some_and(|o| !o.log_tail.is_empty()));
+        (reply.apps[0].instances.len(), tails.count())
+    };
+    assert_eq!(read("").await, (100, 0));
+    assert_eq!(read("shop/web.1").await, (1, 1));
+}

@@ -59,18 +59,12 @@ pub(super) fn read(section: &Section<'_>) -> Option<Route> {
         );
         return None;
     }
-    let host = match host {
-        Some(field) => Some(read_host(&field)),
-        None => None,
-    };
+    let host = host.map(|field| read_host(&field));
     let path = match path {
         Some(field) => read_path(&field),
         None => Some("/".to_owned()),
     };
-    let process = match process {
-        Some(field) => Some(read_process(&field)),
-        None => None,
-    };
+    let process = process.map(|field| read_process(&field));
     // Each of the three was read before any fault stops us, so that all are told.
     Some(Route { host: transpose(host)?, path: path?, process: transpose(process)?, line: section.line })
 }
