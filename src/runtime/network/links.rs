@@ -48,8 +48,6 @@ const PORT_STATE: u16 = 1;
 const PORT_HAIRPIN: u16 = 4;
 const PORT_LEARNING: u16 = 8;
 const PORT_UNICAST_FLOOD: u16 = 9;
-const PORT_MULTICAST_FLOOD: u16 = 27;
-const PORT_BROADCAST_FLOOD: u16 = 30;
 const PORT_ISOLATED: u16 = 33;
 
 const NEIGHBOUR_DESTINATION: u16 = 1;
@@ -162,7 +160,7 @@ pub fn create_veth(
 /// Makes a port one that can neither reach nor hear another port, and whose frames teach the
 /// bridge nothing: where a MAC lives is said by [`pin_mac`] alone.
 pub fn restrict_port(socket: &mut Socket, port: u32) -> io::Result<()> {
-    let off = [PORT_HAIRPIN, PORT_LEARNING, PORT_UNICAST_FLOOD, PORT_MULTICAST_FLOOD, PORT_BROADCAST_FLOOD];
+    let off = [PORT_HAIRPIN, PORT_LEARNING, PORT_UNICAST_FLOOD];
     let settings = off.into_iter().fold(Attributes::new(), |all, kind| all.attribute(kind, &[0]));
     let message = Message::new(SET_LINK, 0, &link_header(FAMILY_BRIDGE, port, 0, 0))
         .nested(LINK_PORT, settings.attribute(PORT_ISOLATED, &[1]));
