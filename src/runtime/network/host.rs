@@ -135,6 +135,7 @@ impl Host {
         let plan = Plan {
             veth: format!("{}{slot}", self.veth_prefix),
             bridge: self.bridge_index,
+            bridge_name: self.bridge.clone(),
             address: self.subnet.address(slot),
             prefix_len: self.subnet.prefix_len(),
             gateway: self.subnet.gateway(),

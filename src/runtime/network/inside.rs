@@ -18,6 +18,7 @@ use super::subnet::mac_of;
 pub struct Plan {
     pub veth: String,
     pub bridge: u32,
+    pub bridge_name: String,
     pub address: Ipv4Addr,
     pub prefix_len: u8,
     pub gateway: Ipv4Addr,
@@ -63,7 +64,12 @@ pub fn connect(host: &mut Socket, namespace: &Namespace, plan: &Plan) -> io::Res
     thread::scope(|scope| {
         let inside = scope.spawn(|| configure_inside(namespace, plan));
         inside.join().unwrap_or_else(|_| Err(io::Error::other("the thread in the namespace panicked")))
-    })
+    })?;
+    links::wait_until(host, &plan.veth, |link| link.is_forwarding)?;
+    // The bridge too: it has no carrier while it has no port that has one.
+    links::wait_until(host, &plan.bridge_name, |link| link.is_operational)?;
+    // The link watcher may still be at work; it holds the lock that this has to take.
+    links::set_up(host, plan.bridge)
 }
 
 fn configure_port(host: &mut Socket, plan: &Plan) -> io::Result<()> {
@@ -83,14 +89,16 @@ fn configure_inside(namespace: &Namespace, plan: &Plan) -> io::Result<()> {
         write_setting(setting, value)?;
     }
     let mut socket = Socket::route()?;
-    let found = links::list(&mut socket)?;
-    let index = |name: &str| found.iter().find(|link| link.name == name).map(|link| link.index);
-    let missing = || io::Error::from_raw_os_error(libc::ENODEV);
-    links::set_up(&mut socket, index("lo").ok_or_else(missing)?)?;
-    let eth0 = index("eth0").ok_or_else(missing)?;
+    let index = |socket: &mut Socket, name: &str| -> io::Result<u32> {
+        links::index_of(socket, name)?.ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))
+    };
+    let loopback = index(&mut socket, "lo")?;
+    links::set_up(&mut socket, loopback)?;
+    let eth0 = index(&mut socket, "eth0")?;
     links::add_address(&mut socket, eth0, plan.address, plan.prefix_len)?;
     links::set_up(&mut socket, eth0)?;
-    links::add_default_route(&mut socket, eth0, plan.gateway)
+    links::add_default_route(&mut socket, eth0, plan.gateway)?;
+    links::wait_until(&mut socket, "eth0", |link| link.is_operational)
 }
 
 /// Writes /proc/sys/net/`setting` of the calling thread's namespace. A setting that this kernel

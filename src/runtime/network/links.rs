@@ -5,8 +5,9 @@
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::RawFd;
+use std::time::{Duration, Instant};
 
-use super::netlink::{Attributes, CREATE, EXCLUSIVE, Message, REPLACE, Socket, parse, text, u32_at};
+use super::netlink::{Attributes, CREATE, EXCLUSIVE, Message, REPLACE, Socket, find, text, u32_at};
 use super::subnet::{Mac, Subnet};
 
 const NEW_LINK: u16 = 16;
@@ -29,10 +30,12 @@ const LINK_ADDRESS: u16 = 1;
 const LINK_NAME: u16 = 3;
 const LINK_MASTER: u16 = 10;
 const LINK_PORT: u16 = 12;
+const LINK_STATE: u16 = 16;
 const LINK_INFO: u16 = 18;
 const LINK_NAMESPACE_FD: u16 = 28;
 const INFO_KIND: u16 = 1;
 const INFO_DATA: u16 = 2;
+const INFO_PORT_DATA: u16 = 5;
 const VETH_PEER: u16 = 1;
 
 // IFLA_BR_*
@@ -41,11 +44,10 @@ const BRIDGE_STP: u16 = 5;
 const BRIDGE_MULTICAST_SNOOPING: u16 = 23;
 
 // IFLA_BRPORT_*
+const PORT_STATE: u16 = 1;
 const PORT_HAIRPIN: u16 = 4;
 const PORT_LEARNING: u16 = 8;
 const PORT_UNICAST_FLOOD: u16 = 9;
-const PORT_MULTICAST_FLOOD: u16 = 27;
-const PORT_BROADCAST_FLOOD: u16 = 30;
 const PORT_ISOLATED: u16 = 33;
 
 const NEIGHBOUR_DESTINATION: u16 = 1;
@@ -59,6 +61,10 @@ const TO_MASTER: u8 = 4;
 pub struct Link {
     pub index: u32,
     pub name: String,
+    /// Whether packets go through: it is up, has a carrier, and the kernel has acted on both.
+    pub is_operational: bool,
+    /// Whether the bridge that it is a port of passes its packets on; `false` if it is no port.
+    pub is_forwarding: bool,
 }
 
 pub fn list(socket: &mut Socket) -> io::Result<Vec<Link>> {
@@ -67,14 +73,50 @@ pub fn list(socket: &mut Socket) -> io::Result<Vec<Link>> {
 }
 
 fn parse_link(payload: &[u8]) -> Option<Link> {
+    const OPERATIONAL: &[u8] = &[6];
+    const FORWARDING: &[u8] = &[3];
     let index = u32_at(payload, 4)?;
-    let name = parse(payload.get(16..)?).find(|(kind, _)| *kind == LINK_NAME)?;
-    Some(Link { index, name: text(name.1) })
+    let attributes = payload.get(16..)?;
+    let name = text(find(attributes, LINK_NAME)?);
+    let is_operational = find(attributes, LINK_STATE) == Some(OPERATIONAL);
+    let port = find(attributes, LINK_INFO).and_then(|info| find(info, INFO_PORT_DATA));
+    let is_forwarding = port.and_then(|port| find(port, PORT_STATE)) == Some(FORWARDING);
+    Some(Link { index, name, is_operational, is_forwarding })
+}
+
+/// The link called `name`, or `None`.
+pub fn get(socket: &mut Socket, name: &str) -> io::Result<Option<Link>> {
+    match socket.get(Message::new(GET_LINK, 0, &link_header(0, 0, 0, 0)).string(LINK_NAME, name)) {
+        Ok(answer) => Ok(answer.and_then(|payload| parse_link(&payload))),
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// The index of the link called `name`, or `None`.
 pub fn index_of(socket: &mut Socket, name: &str) -> io::Result<Option<u32>> {
-    Ok(list(socket)?.into_iter().find(|link| link.name == name).map(|link| link.index))
+    Ok(get(socket, name)?.map(|link| link.index))
+}
+
+/// Waits until `is_ready` holds for the link called `name`.
+///
+/// Bringing a link up returns before it passes packets: the kernel's link watcher, a task of its
+/// own, first has to see the carrier, and until then drops what is sent, without a word.
+///
+/// # Errors
+/// After five seconds, where it should be one millisecond.
+pub fn wait_until(socket: &mut Socket, name: &str, is_ready: impl Fn(&Link) -> bool) -> io::Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while !get(socket, name)?.is_some_and(|link| is_ready(&link)) {
+        if Instant::now() > deadline {
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("{name} does not become operational"),
+            ));
+        }
+        std::thread::sleep(Duration::from_micros(500));
+    }
+    Ok(())
 }
 
 /// Creates the bridge, down. Its MAC is fixed, for a bridge without one of its own takes the
@@ -118,7 +160,7 @@ pub fn create_veth(
 /// Makes a port one that can neither reach nor hear another port, and whose frames teach the
 /// bridge nothing: where a MAC lives is said by [`pin_mac`] alone.
 pub fn restrict_port(socket: &mut Socket, port: u32) -> io::Result<()> {
-    let off = [PORT_HAIRPIN, PORT_LEARNING, PORT_UNICAST_FLOOD, PORT_MULTICAST_FLOOD, PORT_BROADCAST_FLOOD];
+    let off = [PORT_HAIRPIN, PORT_LEARNING, PORT_UNICAST_FLOOD];
     let settings = off.into_iter().fold(Attributes::new(), |all, kind| all.attribute(kind, &[0]));
     let message = Message::new(SET_LINK, 0, &link_header(FAMILY_BRIDGE, port, 0, 0))
         .nested(LINK_PORT, settings.attribute(PORT_ISOLATED, &[1]));
@@ -191,15 +233,15 @@ pub fn networks_in_use(socket: &mut Socket) -> io::Result<Vec<(Subnet, u32)>> {
 fn parse_address(payload: &[u8]) -> Option<(Subnet, u32)> {
     let prefix_len = *payload.get(1)?;
     let link = u32_at(payload, 4)?;
-    let (_, address) = parse(payload.get(8..)?).find(|(kind, _)| *kind == 1)?;
+    let address = find(payload.get(8..)?, 1)?;
     Some((Subnet::containing(ipv4(address)?, prefix_len), link))
 }
 
 fn parse_route(payload: &[u8]) -> Option<(Subnet, u32)> {
     let prefix_len = *payload.get(1)?;
     let attributes = payload.get(12..)?;
-    let (_, address) = parse(attributes).find(|(kind, _)| *kind == 1)?;
-    let link = parse(attributes).find(|(kind, _)| *kind == 4).and_then(|(_, value)| u32_at(value, 0));
+    let address = find(attributes, 1)?;
+    let link = find(attributes, 4).and_then(|value| u32_at(value, 0));
     Some((Subnet::containing(ipv4(address)?, prefix_len), link.unwrap_or(0)))
 }
 
@@ -209,7 +251,7 @@ pub fn addresses_of(socket: &mut Socket, link: u32) -> io::Result<Vec<(Ipv4Addr,
     let ours = found.iter().filter(|payload| u32_at(payload, 4) == Some(link));
     Ok(ours
         .filter_map(|payload| {
-            let (_, address) = parse(payload.get(8..)?).find(|(kind, _)| *kind == 2)?;
+            let address = find(payload.get(8..)?, 2)?;
             Some((ipv4(address)?, *payload.get(1)?))
         })
         .collect())

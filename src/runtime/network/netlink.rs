@@ -127,7 +127,7 @@ fn zero_terminated(value: &str) -> Vec<u8> {
 }
 
 /// The attributes in `bytes` as (type, value); stops at the first one that is cut short.
-pub fn parse(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+fn parse(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     let mut rest = bytes;
     std::iter::from_fn(move || {
         let length = usize::from(u16_at(rest, 0)?);
@@ -136,6 +136,11 @@ pub fn parse(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
         Some((kind, value))
     })
+}
+
+/// The value of the first attribute of this type.
+pub fn find(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
+    parse(bytes).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
 }
 
 /// The text of a zero-terminated attribute.
@@ -179,10 +184,23 @@ impl Socket {
 
     /// Performs one request and waits for its acknowledgement.
     pub fn request(&mut self, message: Message) -> io::Result<()> {
+        self.get(message).map(drop)
+    }
+
+    /// Performs one request; what the kernel answers before its acknowledgement, if anything.
+    pub fn get(&mut self, message: Message) -> io::Result<Option<Vec<u8>>> {
         self.sequence += 1;
         let sequence = self.sequence;
         self.send(&message.sealed(ACK, sequence))?;
-        self.wait_for_ack(sequence)
+        let mut answer = None;
+        loop {
+            for (kind, payload) in self.receive(sequence)? {
+                if kind == TYPE_ERROR {
+                    return failure(&payload).map(|()| answer);
+                }
+                answer = Some(payload);
+            }
+        }
     }
 
     /// Sends `messages` as one datagram and waits for the acknowledgement of the last but one:

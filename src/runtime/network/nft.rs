@@ -6,7 +6,7 @@
 
 use std::io;
 
-use super::netlink::{APPEND, Attributes, CREATE, Message, Socket, parse, text};
+use super::netlink::{APPEND, Attributes, CREATE, Message, Socket, find, text};
 
 const SUBSYSTEM: u16 = 10;
 const BATCH_BEGIN: u16 = 0x10;
@@ -127,15 +127,14 @@ pub fn hooked_chains(socket: &mut Socket) -> io::Result<Vec<HookedChain>> {
 fn parse_chain(payload: &[u8]) -> Option<HookedChain> {
     let family = *payload.first()?;
     let attributes = payload.get(4..)?;
-    let find = |wanted: u16| parse(attributes).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
     let be32 = |value: &[u8]| value.try_into().ok().map(u32::from_be_bytes);
-    let hook = parse(find(4)?).find(|(kind, _)| *kind == 1).and_then(|(_, value)| be32(value))?;
+    let hook = find(find(attributes, 4)?, 1).and_then(be32)?;
     Some(HookedChain {
         family,
-        table: text(find(1)?),
-        name: text(find(3)?),
+        table: text(find(attributes, 1)?),
+        name: text(find(attributes, 3)?),
         hook,
-        drops_by_default: find(5).and_then(be32) == Some(0),
+        drops_by_default: find(attributes, 5).and_then(be32) == Some(0),
     })
 }
 

@@ -187,3 +187,52 @@ fn neither_forged_nor_private_addresses_reach_the_world() {
     let arrived = capture.receive_until(HONEST);
     assert!(!arrived.iter().any(|frame| contains(frame, FORGED)));
 }
+
+#[test]
+fn what_is_meant_for_nobody_is_heard_by_nobody() {
+    if !is_root() {
+        return;
+    }
+    let scene = Scene::with_containers(1);
+    let gateway = v4(scene.containers[0].1.gateway);
+    let own = v4(scene.containers[0].1.address);
+    let capture = scene.containers[0].0.run(|| PacketSocket::on("eth0"));
+    scene.host.space.run(move || {
+        let socket = PacketSocket::on("ndctl-t");
+        // A bridge that floods would hand this to each of its ports.
+        let nobody = mac_of(Ipv4Addr::new(10, 209, 9, 9));
+        socket.send(&ethernet(nobody, mac_of(gateway), IPV4, &udp(gateway, own, 9000, FORGED)));
+        let socket = UdpSocket::bind((gateway, 0)).expect("a socket");
+        socket.send_to(HONEST, (own, 9000)).expect("sends");
+    });
+    let heard = capture.receive_until(HONEST);
+    assert!(!heard.iter().any(|frame| contains(frame, FORGED)));
+}
+
+#[test]
+fn the_world_cannot_speak_as_a_container() {
+    if !is_root() {
+        return;
+    }
+    let scene = Scene::with_containers(1);
+    let own = v4(scene.containers[0].1.address);
+    let host: Ipv4Addr = super::space::HOST_ADDRESS.parse().expect("an address");
+    let world: Ipv4Addr = WORLD_ADDRESS.parse().expect("an address");
+    let socket = scene.host.space.run(move || UdpSocket::bind((host, 9000))).expect("a socket");
+    socket.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
+    scene.host.space.run(|| {
+        // Without the host's own check of where a source address belongs, which not all have on.
+        for link in ["all", "up0"] {
+            std::fs::write(format!("/proc/sys/net/ipv4/conf/{link}/rp_filter"), "0").expect("writes");
+        }
+    });
+    scene.host.world.run(move || {
+        let socket = PacketSocket::on("eth0");
+        for (source, data) in [(own, FORGED), (world, HONEST)] {
+            socket.send(&ethernet(BROADCAST, [2, 0, 0, 0, 0, 2], IPV4, &udp(source, host, 9000, data)));
+        }
+    });
+    let mut first = [0; 64];
+    let length = socket.recv(&mut first).expect("the honest one");
+    assert_eq!(&first[..length], HONEST);
+}

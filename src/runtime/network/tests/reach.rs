@@ -1,6 +1,8 @@
 //! What containers reach, and what reaches them.
 
-use super::space::{GATEWAY_TCP, HOST_ADDRESS, METADATA_ADDRESS, WORLD_ADDRESS};
+use std::net::UdpSocket;
+
+use super::space::{GATEWAY_TCP, GATEWAY_UDP, HOST_ADDRESS, METADATA_ADDRESS, WORLD_ADDRESS};
 use super::*;
 
 fn address(text: &str) -> IpAddr {
@@ -114,4 +116,30 @@ fn a_container_has_loopback_and_no_ipv6_towards_the_bridge() {
         .run(|| std::fs::read_to_string("/proc/thread-self/net/if_inet6"))
         .unwrap_or_default();
     assert!(!outside.contains("ndctl") && !outside.contains("nvt-"), "{outside}");
+}
+
+#[test]
+fn the_first_packet_after_an_attachment_arrives() {
+    if !is_root() {
+        return;
+    }
+    let patience = Some(Duration::from_secs(5));
+    for n in 0..20 {
+        // A fresh bridge each second time: it has to come up as well.
+        let mut scene = Scene::with_containers(n % 2);
+        let container = Space::new();
+        let inside = container.run(|| UdpSocket::bind("0.0.0.0:9000")).expect("a socket");
+        let outside = scene.host.space.run(|| UdpSocket::bind(("0.0.0.0", GATEWAY_UDP))).expect("a socket");
+        let attachment = scene.attach("late", container.pid).expect("attaches");
+        scene.containers.push((container, attachment));
+        let mut word = [0; 4];
+        for (from, to, address, port) in [
+            (&outside, &inside, attachment.address, 9000),
+            (&inside, &outside, attachment.gateway, GATEWAY_UDP),
+        ] {
+            to.set_read_timeout(patience).expect("a timeout");
+            from.send_to(b"word", (address, port)).expect("sends");
+            to.recv(&mut word).unwrap_or_else(|error| panic!("round {n}, to {address}: {error}"));
+        }
+    }
 }
