@@ -6,8 +6,9 @@
 //! A violation never reaches hyper. The byte at which it was found is replaced by NUL, which
 //! hyper refuses wherever a head or a chunk size is read, with 400 and a close; after it comes
 //! the end of a head, without which hyper would not look at a head that came in parts, and
-//! nothing more is read. Then the socket is drained for a moment before it is closed, since
-//! closing with unread bytes would reset the connection and might take the answer with it.
+//! nothing more is read. Then, as whenever a connection ends amid a request, the socket is
+//! drained for a moment before it is closed, since closing with unread bytes would reset the
+//! connection and might take the answer with it.
 
 use super::framing::{Position, Scanner};
 use super::tick;
@@ -242,7 +243,10 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        let (true, Some(stream)) = (self.refused, self.stream.take()) else { return };
+        // Also after 431, or an answer that came before the whole body.
+        let amid = self.scanner.as_ref().is_some_and(|scanner| scanner.position() != Position::Between);
+        let unread = self.refused || (amid && self.watched.phase() != Phase::Raw);
+        let (true, Some(stream)) = (unread, self.stream.take()) else { return };
         // Outside a runtime the process is ending anyway.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(tokio::time::timeout(LINGER, drain(stream)));

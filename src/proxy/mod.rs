@@ -25,6 +25,7 @@ mod framing;
 mod guard;
 mod headers;
 mod host;
+mod link;
 mod listen;
 mod pages;
 mod process;
@@ -100,6 +101,9 @@ impl Default for Limits {
         }
     }
 }
+
+/// A proxy answers in milliseconds; a machine that swaps takes longer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why the node has no proxy, or no answer from it.
 #[derive(Debug, thiserror::Error)]

@@ -5,7 +5,7 @@
 //! become, and the sockets beside it. Nothing is inherited by accident, and the pid file is
 //! written before that frame is sent, so no proxy serves that the file does not name.
 
-use super::{Config, Error, convert, descriptors, listen, wire};
+use super::{ANSWER_TIMEOUT, Config, Error, convert, descriptors, listen, wire};
 use crate::model::routes::RoutingTable;
 use std::fs;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -21,8 +21,6 @@ use tokio::sync::oneshot;
 const SOCKET: &str = "proxy.sock";
 const PID_FILE: &str = "proxy.pid";
 const LOG: &str = "proxy.log";
-/// A proxy answers in milliseconds; a machine that swaps takes longer.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What outlives any one proxy process: the node keeps these, so connections that wait in
 /// them are served by the next one.

@@ -5,9 +5,10 @@
 //! Dropping the handle leaves the proxy running: that is what a node's end means. Only
 //! `shutdown` ends it.
 
+use super::link::Link;
 use super::spawn::{self, Living, Sockets};
 use super::stats::Stats;
-use super::{Config, Error, convert, wire};
+use super::{ANSWER_TIMEOUT, Config, Error, convert, wire};
 use crate::model::ids::{InstanceId, ViewVersion};
 use crate::model::routes::RoutingTable;
 use std::collections::{BTreeMap, VecDeque};
@@ -15,14 +16,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::io::AsyncWriteExt;
-use tokio::net::UnixStream;
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
-use tokio::task::AbortHandle;
 
-/// Beyond a drain's own time, for a busy machine.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Questions that wait for the proxy; more than a node's instances stop at once.
 const ASKS: usize = 1024;
 /// Gates that a fresh proxy is told again; what is older has long left every table.
@@ -218,21 +213,6 @@ enum End {
     Shutdown(oneshot::Sender<()>),
 }
 
-/// One connection to one proxy.
-struct Link {
-    writer: OwnedWriteHalf,
-    frames: mpsc::Receiver<io::Result<Option<wire::Body>>>,
-    reader: AbortHandle,
-    /// What the proxy was sent last on this connection; deltas are made against it.
-    sent: Option<Arc<RoutingTable>>,
-}
-
-impl Drop for Link {
-    fn drop(&mut self) {
-        self.reader.abort();
-    }
-}
-
 impl Task {
     async fn run(mut self, mut living: Living) {
         loop {
@@ -281,13 +261,7 @@ impl Task {
     }
 
     async fn open_link(&mut self, living: &Living) -> io::Result<Link> {
-        let stream = living.link.try_clone()?;
-        stream.set_nonblocking(true)?;
-        let (mut reader, writer) = UnixStream::from_std(stream)?.into_split();
-        // The proxy may not run ahead of the node by more than this many events.
-        let (send, frames) = mpsc::channel(64);
-        let reader = tokio::spawn(async move { pump(&mut reader, send).await }).abort_handle();
-        let mut link = Link { writer, frames, reader, sent: None };
+        let mut link = Link::open(&living.link)?;
         let serves = living.hello.table.as_ref().map(convert::version_from_wire);
         self.served.send_replace(serves);
         // Gates first: a table may still list an instance whose gate is closed.
@@ -460,46 +434,5 @@ impl Task {
             tracing::warn!(%error, "could not end the proxy in good order");
         }
         self.pid.send_replace(None);
-    }
-}
-
-impl Link {
-    async fn send(&mut self, body: wire::Body) -> io::Result<()> {
-        let bytes = wire::encode(body);
-        match tokio::time::timeout(ANSWER_TIMEOUT, self.writer.write_all(&bytes)).await {
-            Ok(result) => result,
-            Err(_) => Err(io::ErrorKind::TimedOut.into()),
-        }
-    }
-
-    /// The difference to what was sent before, or the whole table the first time.
-    async fn send_table(&mut self, table: Option<Arc<RoutingTable>>) -> io::Result<()> {
-        let Some(table) = table else { return Ok(()) };
-        match &self.sent {
-            Some(sent) if sent.version >= table.version => Ok(()),
-            Some(sent) => {
-                let delta = convert::delta_to_wire(&sent.difference(&table));
-                self.sent = Some(table);
-                self.send(wire::Body::Delta(delta)).await
-            }
-            None => self.send_table_whole(Some(table)).await,
-        }
-    }
-
-    async fn send_table_whole(&mut self, table: Option<Arc<RoutingTable>>) -> io::Result<()> {
-        let Some(table) = table else { return Ok(()) };
-        let body = wire::Body::Table(convert::table_to_wire(&table));
-        self.sent = Some(table);
-        self.send(body).await
-    }
-}
-
-async fn pump(reader: &mut OwnedReadHalf, frames: mpsc::Sender<io::Result<Option<wire::Body>>>) {
-    loop {
-        let frame = wire::read(reader).await;
-        let last = frame.is_err();
-        if frames.send(frame).await.is_err() || last {
-            return;
-        }
     }
 }

@@ -185,3 +185,14 @@ fn proxy_started_by_hand_says_who_starts_it() {
     let text = String::from_utf8(output.stderr).unwrap();
     assert!(text.contains("is started by the node process"), "{text}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn program_that_is_no_proxy_is_an_error_and_leaves_no_process() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config(&folder.path().join("proxy"), Limits::default());
+    for (program, expected) in [("/bin/false", "ended while it started"), ("/nowhere", "could not start")] {
+        config.program = program.into();
+        let error = Supervisor::start_or_adopt(config.clone()).await.unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+}

@@ -101,3 +101,16 @@ async fn clients_beyond_the_limit_wait_for_a_place() {
     tokio::time::timeout(DEADLINE, all).await.expect("some never got a place");
     proxy.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn upload_that_nobody_wants_still_gets_its_answer() {
+    let proxy = Proxy::start().await;
+    proxy.serve(table(1, &[])).await;
+    let mut upload = b"POST / HTTP/1.1\r\nHost: nobody.localhost\r\nContent-Length: 8000000\r\n\r\n".to_vec();
+    upload.resize(8_000_000, b'x');
+    for _ in 0..5 {
+        let answer = raw(proxy.address, &upload).await;
+        assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
+    }
+    proxy.end().await;
+}
