@@ -114,6 +114,12 @@ impl Link {
         Self { state, gone, requests }
     }
 
+    /// Kills the container and waits for the end of its shim.
+    pub(crate) async fn abandon(mut self) {
+        let _ = self.ask(Verb::Kill(protocol::Kill {})).await;
+        let _ = self.gone.wait_for(|gone| *gone).await;
+    }
+
     pub(crate) async fn ask(&self, verb: Verb) -> Result<(), String> {
         ask(&self.requests, verb).await
     }
@@ -163,9 +169,6 @@ async fn converse(
             },
             asked = requests.recv(), if open => match asked {
                 Some(Ask { verb, answer }) => {
-                    if matches!(verb, Verb::Start(_)) {
-                        state.send_if_modified(|_| false);
-                    }
                     let id = next_id;
                     next_id += 1;
                     let request = Request { id, verb: Some(verb) };

@@ -87,11 +87,8 @@ pub(crate) fn open_layers(paths: &[PathBuf], userns: Option<&OwnedFd>) -> Result
     for path in paths {
         let tree =
             sys::open_tree(path).map_err(io_error(format!("open the image layer {}", path.display())))?;
-        sys::mount_setattr(&tree, libc::MOUNT_ATTR_NODEV, userns).map_err(io_error(format!(
-            "map the user ids of the image layer {} (its file system may not support it: a private user \
-             namespace then needs another disk, or user-namespace = \"host\")",
-            path.display()
-        )))?;
+        sys::mount_setattr(&tree, libc::MOUNT_ATTR_NODEV, userns)
+            .map_err(io_error(format!("map user ids on the file system of {}", path.display())))?;
         trees.push(tree);
     }
     let top = paths.first().and_then(|top| fs::metadata(top).ok());

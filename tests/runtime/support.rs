@@ -28,7 +28,7 @@ fn busybox() -> Option<PathBuf> {
     places.map(PathBuf::from).into_iter().find(|path| path.exists())
 }
 
-fn sealed() -> SealedExe {
+pub fn sealed() -> SealedExe {
     static SEALED: OnceLock<SealedExe> = OnceLock::new();
     let make = || {
         let mut binary = fs::File::open(env!("CARGO_BIN_EXE_nodectl")).expect("the binary is built");
@@ -73,21 +73,7 @@ impl Host {
 
     /// `sh -c SCRIPT` as instance `instance`.
     pub fn launch(&self, instance: u64, script: &str) -> Launch {
-        Launch {
-            instance: InstanceId(instance),
-            attempt: 1,
-            name: format!("test/web.{instance}"),
-            hostname: format!("web-{instance}"),
-            layers: vec![self.layer()],
-            image: oci_spec::image::Config::default(),
-            command: Some(["sh", "-c", script].map(str::to_owned).to_vec()),
-            env: Vec::new(),
-            resources: Resources::default(),
-            read_only_root: false,
-            user_namespace: UserNamespace::Private,
-            stop: Stop::default(),
-            hosts: Vec::new(),
-        }
+        launch(&self.layer(), instance, script)
     }
 
     pub async fn start(&self, launch: Launch) -> Container {
@@ -110,10 +96,6 @@ impl Host {
         entries.iter().map(|entry| format!("{}\n", entry.text)).collect()
     }
 
-    pub fn footprint(&self) -> Footprint {
-        Footprint::take(&self.tag, self.dir.path())
-    }
-
     /// Closes the runtime and expects the host as it was.
     pub async fn close(self) {
         self.runtime.clone().close();
@@ -126,6 +108,24 @@ impl Host {
             last = Footprint::take(&tag, &dir);
         }
         assert_eq!(last, before, "something was left behind");
+    }
+}
+
+pub fn launch(layer: &Path, instance: u64, script: &str) -> Launch {
+    Launch {
+        instance: InstanceId(instance),
+        attempt: 1,
+        name: format!("test/web.{instance}"),
+        hostname: format!("web-{instance}"),
+        layers: vec![layer.to_owned()],
+        image: oci_spec::image::Config::default(),
+        command: Some(["sh", "-c", script].map(str::to_owned).to_vec()),
+        env: Vec::new(),
+        resources: Resources::default(),
+        read_only_root: false,
+        user_namespace: UserNamespace::Private,
+        stop: Stop::default(),
+        hosts: Vec::new(),
     }
 }
 
