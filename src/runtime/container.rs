@@ -83,6 +83,9 @@ impl Link {
     }
 
     /// Watches from now on; runs until the shim ends.
+    ///
+    /// The end of the connection is the end of the shim and of all that it forked and that
+    /// did not yet execute the app: each has a copy of the socket, and dies with the shim.
     pub(crate) fn open(socket: UnixStream, buffer: Vec<u8>, started: bool, remains: Remains) -> Self {
         let (state, state_rx) = watch::channel(if started { State::Running } else { State::Created });
         let (gone, gone_rx) = watch::channel(false);

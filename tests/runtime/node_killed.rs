@@ -31,12 +31,7 @@ impl Wiring for Stuck {
 }
 
 fn config(dir: &Path, tag: &str, wiring: Arc<dyn Wiring>) -> Config {
-    Config {
-        run_dir: dir.join("run"),
-        id_pool_dir: dir.join("ids"),
-        exe: Some(sealed()),
-        ..Config::new(dir.join("data"), tag, wiring)
-    }
+    Config { id_pool_dir: dir.join("ids"), exe: Some(sealed()), ..Config::new(dir.join("data"), tag, wiring) }
 }
 
 /// A node for the tests below: NODE_DIR, NODE_TAG, and NODE_STUCK to hang before the start.
