@@ -83,6 +83,9 @@ impl Link {
     }
 
     /// Watches from now on; runs until the shim ends.
+    ///
+    /// The end of the connection is the end of the shim and of all that it forked and that
+    /// did not yet execute the app: each has a copy of the socket, and dies with the shim.
     pub(crate) fn open(socket: UnixStream, buffer: Vec<u8>, started: bool, remains: Remains) -> Self {
         let (state, state_rx) = watch::channel(if started { State::Running } else { State::Created });
         let (gone, gone_rx) = watch::channel(false);
@@ -112,6 +115,12 @@ impl Link {
         let (_, gone) = watch::channel(true);
         let (requests, _) = mpsc::channel(1);
         Self { state, gone, requests }
+    }
+
+    /// Kills the container and waits for the end of its shim.
+    pub(crate) async fn abandon(mut self) {
+        let _ = self.ask(Verb::Kill(protocol::Kill {})).await;
+        let _ = self.gone.wait_for(|gone| *gone).await;
     }
 
     pub(crate) async fn ask(&self, verb: Verb) -> Result<(), String> {
@@ -163,9 +172,6 @@ async fn converse(
             },
             asked = requests.recv(), if open => match asked {
                 Some(Ask { verb, answer }) => {
-                    if matches!(verb, Verb::Start(_)) {
-                        state.send_if_modified(|_| false);
-                    }
                     let id = next_id;
                     next_id += 1;
                     let request = Request { id, verb: Some(verb) };

@@ -80,7 +80,7 @@ pub enum Error {
     )]
     NoOverlay(String),
     #[error(
-        "{name} wants its own user namespace, and this host cannot map image layers into one ({why}): use a newer kernel (5.19) or another file system, or set user-namespace = \"host\" for this process"
+        "{name} needs a user namespace of its own, which this host cannot give it ({why}): use Linux 5.19 or later and put the data folder on ext4, xfs or btrfs, or set user-namespace = \"host\" for this process"
     )]
     NoIdMap { name: String, why: String },
     #[error("could not {what} {path}")]
@@ -321,6 +321,11 @@ impl Inner {
         let remains = self.remains(key, order.id_base);
         let link = match connect(&folder).await {
             Some((socket, buffer, snapshot)) => {
+                if !snapshot.started {
+                    // Half made when its node died: no network, perhaps, and nobody waits for it.
+                    Link::open(socket, buffer, false, remains).abandon().await;
+                    return None;
+                }
                 let address = snapshot.address.parse().ok();
                 let link = Link::open(socket, buffer, snapshot.started, remains.clone());
                 return Some(Container::new(self.clone(), order, remains, &snapshot, address, link));

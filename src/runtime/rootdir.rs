@@ -50,14 +50,19 @@ pub(crate) fn leave_host_mounts() -> Result<(), Error> {
 /// A user namespace that maps ids 0 to 65,535 to the host's from `base` on.
 pub(crate) fn user_namespace(base: u32) -> Result<OwnedFd, Error> {
     let wrap = || io_error::<io::Error>("make a user namespace");
+    let parent = std::process::id() as i32;
     let flags = libc::CLONE_NEWUSER | libc::SIGCHLD;
     // SAFETY: like fork: no stack and no shared memory; the child only makes system calls.
     let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
     if pid == 0 {
-        // Nothing but being there: the parent ends it.
-        loop {
-            // SAFETY: takes no arguments and touches no memory.
-            unsafe { libc::pause() };
+        // Nothing but being there: the parent ends it, or takes it along when it dies.
+        // SAFETY: plain integers; nothing here touches memory.
+        unsafe {
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            while libc::getppid() == parent {
+                libc::pause();
+            }
+            libc::_exit(0);
         }
     }
     if pid < 0 {
@@ -87,11 +92,8 @@ pub(crate) fn open_layers(paths: &[PathBuf], userns: Option<&OwnedFd>) -> Result
     for path in paths {
         let tree =
             sys::open_tree(path).map_err(io_error(format!("open the image layer {}", path.display())))?;
-        sys::mount_setattr(&tree, libc::MOUNT_ATTR_NODEV, userns).map_err(io_error(format!(
-            "map the user ids of the image layer {} (its file system may not support it: a private user \
-             namespace then needs another disk, or user-namespace = \"host\")",
-            path.display()
-        )))?;
+        sys::mount_setattr(&tree, libc::MOUNT_ATTR_NODEV, userns)
+            .map_err(io_error(format!("map user ids on the file system of {}", path.display())))?;
         trees.push(tree);
     }
     let top = paths.first().and_then(|top| fs::metadata(top).ok());

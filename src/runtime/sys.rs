@@ -2,9 +2,10 @@
 //!
 //! Everything here is a thin, checked call; what to do with it is decided elsewhere.
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -139,7 +140,22 @@ pub(crate) fn reset_signals() {
     }
 }
 
-/// The signal that this process gets when its parent ends.
+/// Makes this process die with its parent, whose descriptor the parent opened beforehand:
+/// the parent's pid says nothing from within another pid namespace.
+///
+/// # Errors
+/// The parent is dead already.
+pub(crate) fn die_with(parent: &OwnedFd) -> io::Result<()> {
+    die_with_parent()?;
+    // Only now: what dies after this is told by the signal, what died before by the descriptor.
+    let mut ended = [PollFd::new(parent.as_fd(), PollFlags::POLLIN)];
+    match poll(&mut ended, PollTimeout::ZERO)? {
+        0 => Ok(()),
+        _ => Err(io::Error::other("the supervising process is gone")),
+    }
+}
+
+/// SIGKILL for this process when its parent ends.
 pub(crate) fn die_with_parent() -> io::Result<()> {
     // SAFETY: plain integers.
     check(i64::from(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) })).map(drop)

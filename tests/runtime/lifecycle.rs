@@ -297,7 +297,7 @@ async fn a_terminal_is_a_terminal() {
     read_until(&mut stdout, &mut seen, "33 77").await;
     assert!(seen.contains("/dev/pts/0"), "{seen}");
     // Ctrl-C reaches what runs in the foreground, not the shell.
-    until("sleep runs", || container.stats().pids >= 3).await;
+    until("sleep runs", || container.stats().pids >= 4).await;
     stdin.write_all(b"\x03").await.expect("written");
     session.resize(50, 120).expect("resized");
     stdin.write_all(b"stty size; exit 6\n").await.expect("written");

@@ -4,4 +4,5 @@
 mod attacks;
 mod faults;
 mod lifecycle;
+mod node_killed;
 mod support;

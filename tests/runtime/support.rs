@@ -28,7 +28,7 @@ fn busybox() -> Option<PathBuf> {
     places.map(PathBuf::from).into_iter().find(|path| path.exists())
 }
 
-fn sealed() -> SealedExe {
+pub fn sealed() -> SealedExe {
     static SEALED: OnceLock<SealedExe> = OnceLock::new();
     let make = || {
         let mut binary = fs::File::open(env!("CARGO_BIN_EXE_nodectl")).expect("the binary is built");
@@ -57,12 +57,11 @@ impl Host {
         let dir = tempfile::tempdir().expect("tempdir");
         lay_out_busybox(&dir.path().join("layer"));
         let config = Config {
-            run_dir: dir.path().join("run"),
             id_pool_dir: dir.path().join("ids"),
             exe: Some(sealed()),
             ..Config::new(dir.path().join("data"), &tag, wiring)
         };
-        let before = Footprint::take(&tag, dir.path());
+        let before = Footprint::take(&tag, &config, dir.path());
         let runtime = Runtime::open(config.clone()).await.expect("the host can run containers");
         Self { dir, tag, config, runtime, before }
     }
@@ -73,21 +72,7 @@ impl Host {
 
     /// `sh -c SCRIPT` as instance `instance`.
     pub fn launch(&self, instance: u64, script: &str) -> Launch {
-        Launch {
-            instance: InstanceId(instance),
-            attempt: 1,
-            name: format!("test/web.{instance}"),
-            hostname: format!("web-{instance}"),
-            layers: vec![self.layer()],
-            image: oci_spec::image::Config::default(),
-            command: Some(["sh", "-c", script].map(str::to_owned).to_vec()),
-            env: Vec::new(),
-            resources: Resources::default(),
-            read_only_root: false,
-            user_namespace: UserNamespace::Private,
-            stop: Stop::default(),
-            hosts: Vec::new(),
-        }
+        launch(&self.layer(), instance, script)
     }
 
     pub async fn start(&self, launch: Launch) -> Container {
@@ -110,22 +95,36 @@ impl Host {
         entries.iter().map(|entry| format!("{}\n", entry.text)).collect()
     }
 
-    pub fn footprint(&self) -> Footprint {
-        Footprint::take(&self.tag, self.dir.path())
-    }
-
     /// Closes the runtime and expects the host as it was.
     pub async fn close(self) {
         self.runtime.clone().close();
         let before = self.before.clone();
-        let (tag, dir) = (self.tag.clone(), self.dir.path().to_owned());
-        let mut last = Footprint::take(&tag, &dir);
+        let look = || Footprint::take(&self.tag, &self.config, self.dir.path());
+        let mut last = look();
         let deadline = Instant::now() + Duration::from_secs(10);
         while last != before && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(10)).await;
-            last = Footprint::take(&tag, &dir);
+            last = look();
         }
         assert_eq!(last, before, "something was left behind");
+    }
+}
+
+pub fn launch(layer: &Path, instance: u64, script: &str) -> Launch {
+    Launch {
+        instance: InstanceId(instance),
+        attempt: 1,
+        name: format!("test/web.{instance}"),
+        hostname: format!("web-{instance}"),
+        layers: vec![layer.to_owned()],
+        image: oci_spec::image::Config::default(),
+        command: Some(["sh", "-c", script].map(str::to_owned).to_vec()),
+        env: Vec::new(),
+        resources: Resources::default(),
+        read_only_root: false,
+        user_namespace: UserNamespace::Private,
+        stop: Stop::default(),
+        hosts: Vec::new(),
     }
 }
 
@@ -135,6 +134,7 @@ impl Drop for Host {
         let Ok(layout) = nodectl::runtime::cgroup::layout() else { return };
         let base = nodectl::runtime::cgroup::Place { layout, path: format!("/nodectl-{}", self.tag) };
         let _ = base.destroy_tree(Duration::from_secs(5));
+        let _ = fs::remove_dir_all(&self.config.run_dir);
     }
 }
 
@@ -178,25 +178,23 @@ pub struct Footprint {
 }
 
 impl Footprint {
-    fn take(tag: &str, dir: &Path) -> Self {
+    fn take(tag: &str, config: &Config, dir: &Path) -> Self {
         let ours = dir.to_string_lossy().into_owned();
         let mounts = fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
         let mounts = mounts.lines().filter(|line| line.contains(&ours) || line.contains(" nodectl "));
         let links = fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
         let links = links.map(|entry| entry.file_name().to_string_lossy().into_owned());
         let mut files = BTreeSet::new();
-        for (name, whole) in [("run", true), ("data/scratch", false), ("ids", true)] {
-            if whole {
-                walk(&dir.join(name), &mut files);
-            } else {
-                files.extend(fs::read_dir(dir.join(name)).into_iter().flatten().flatten().map(|e| e.path()));
-            }
-        }
+        walk(&config.run_dir, &mut files);
+        walk(&config.id_pool_dir, &mut files);
+        files.extend(
+            fs::read_dir(config.data_dir.join("scratch")).into_iter().flatten().flatten().map(|e| e.path()),
+        );
         Self {
             mounts: mounts.map(str::to_owned).collect(),
             links: links.filter(|name| name.contains(tag)).collect(),
             cgroups: cgroups(&format!("nodectl-{tag}")),
-            processes: processes(&ours, tag),
+            processes: &processes(&ours, tag) | &processes(&config.run_dir.to_string_lossy(), tag),
             files,
         }
     }

@@ -10,7 +10,7 @@ use super::{Order, Say, Word, pty};
 use crate::runtime::launch;
 use crate::runtime::protocol;
 use crate::runtime::rootdir::Root;
-use crate::runtime::shim::{ORDER, chain};
+use crate::runtime::shim::{ORDER, chain, take_stdin};
 use crate::runtime::users::Identity;
 use crate::runtime::{seccomp, spec, sys, users};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -18,7 +18,7 @@ use rustix::process::{WaitOptions, WaitStatus};
 use std::ffi::{CString, OsString};
 use std::fs;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
@@ -36,15 +36,8 @@ pub fn main(argv: &[OsString]) -> ExitCode {
         return ExitCode::from(2);
     };
     assert_eq!(sys::thread_count(), 1, "this forks and joins namespaces: it must have one thread");
-    // SAFETY: descriptor 0 is the socket that the node passed; nothing else here owns it.
-    let socket = unsafe { OwnedFd::from_raw_fd(0) };
-    let Ok(socket) = rustix::io::fcntl_dupfd_cloexec(&socket, 3).inspect(|_| std::mem::forget(socket)) else {
-        return ExitCode::FAILURE;
-    };
+    let Ok(socket) = take_stdin() else { return ExitCode::FAILURE };
     let mut socket = UnixStream::from(socket);
-    let Ok(null) = fs::File::open("/dev/null") else { return ExitCode::FAILURE };
-    let _ = nix::unistd::dup2_stdin(&null);
-    drop(null);
     let last = match run(&mut socket, folder, pid as i32, start_time) {
         Ok(code) => Say::Exited(code),
         Err(why) => Say::Failed(why),
@@ -196,9 +189,8 @@ impl Command {
 
     /// In the child: returns only with the reason why it can't be executed.
     fn execute(&self, streams: [&OwnedFd; 3], terminal: bool, container: &launch::Order) -> String {
-        match self.prepare(streams, terminal, container) {
-            Err(why) => return why,
-            Ok(()) => {}
+        if let Err(why) = self.prepare(streams, terminal, container) {
+            return why;
         }
         let name = self.args[0].to_string_lossy();
         let error = self.execvpe();

@@ -118,11 +118,14 @@ pub(super) fn create(order: &Order) -> Result<Created, Error> {
     let (stderr, stderr_write) = output()?;
     let null = File::open("/dev/null").map_err(io_error("open /dev/null"))?;
     let (executed, executing) = sys::pipe().map_err(io_error("make a pipe"))?;
+    let shim =
+        sys::pidfd_open(std::process::id() as i32).map_err(io_error("open a descriptor of this process"))?;
+    let shim = Arc::new(shim);
     let state = stage.join("state");
     fs::create_dir(&state).map_err(io_error("lay out the bundle"))?;
     let container = ContainerBuilder::new("app".to_owned(), SyscallType::default())
         .with_root_path(&state)?
-        .with_executor(Confined { programs: order.seccomp.clone().into(), errors: Arc::new(executing) })
+        .with_executor(Confined { programs: order.seccomp.clone().into(), errors: Arc::new(executing), shim })
         .with_stdin(null)
         .with_stdout(stdout_write)
         .with_stderr(stderr_write)
@@ -181,6 +184,8 @@ struct Confined {
     programs: Arc<[Program]>,
     /// Closed by a successful execve.
     errors: Arc<OwnedFd>,
+    /// The shim, as a process descriptor.
+    shim: Arc<OwnedFd>,
 }
 
 impl Confined {
@@ -188,8 +193,6 @@ impl Confined {
         // What this process set for itself would survive execve.
         sys::reset_signals();
         sys::cloexec_from(3)?;
-        // A container without a shim has nobody to tell its exit to and no log.
-        sys::die_with_parent()?;
         seccomp::install(&self.programs).map_err(|error| io::Error::other(super::chain(&error)))
     }
 }
@@ -213,6 +216,10 @@ impl Executor for Confined {
     }
 
     fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
+        // The first of our steps in the container's process, which next tells the shim that it
+        // is ready and then waits for the start: without this it would wait for a dead shim
+        // for ever, and hold a copy of the node's socket, which would never see its end.
+        sys::die_with(&self.shim).map_err(|e| ExecutorValidationError::ArgValidationError(e.to_string()))?;
         DefaultExecutor {}.validate(spec)
     }
 }

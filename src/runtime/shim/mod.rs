@@ -107,18 +107,8 @@ impl Home {
 /// Leaves the node's session and everything else that would end this process with it.
 /// Returns the connection to the node.
 fn daemonise() -> io::Result<UnixStream> {
-    // SAFETY: descriptor 0 is the socket that the node passed; from here on only this owns it.
-    let node = unsafe { OwnedFd::from_raw_fd(0) };
-    let node = rustix::io::fcntl_dupfd_cloexec(&node, 3).map(|high| {
-        let null = File::options().read(true).write(true).open("/dev/null");
-        if let Ok(null) = null {
-            let _ = nix::unistd::dup2_stdin(&null);
-        }
-        std::mem::forget(node); // 0 is /dev/null now, and stays open
-        high
-    })?;
+    let node = take_stdin()?;
     // Descriptors of the node that slipped through its fork: none of our business.
-    let node = rustix::io::fcntl_dupfd_cloexec(&node, 3).map(|_| node)?;
     close_others(node.as_raw_fd());
     let _ = rustix::process::setsid();
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
@@ -128,6 +118,15 @@ fn daemonise() -> io::Result<UnixStream> {
         unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
     Ok(UnixStream::from(node))
+}
+
+/// The socket that the node passed as standard input, on a descriptor of its own.
+pub(crate) fn take_stdin() -> io::Result<OwnedFd> {
+    // SAFETY: at a process's start nothing else owns descriptor 0.
+    let stdin = std::mem::ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(0) });
+    let socket = rustix::io::fcntl_dupfd_cloexec(&*stdin, 3)?;
+    nix::unistd::dup2_stdin(File::open("/dev/null")?)?;
+    Ok(socket)
 }
 
 /// Closes everything above standard error but `keep`.
