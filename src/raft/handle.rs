@@ -131,7 +131,13 @@ impl Handle {
                 metrics.changed().await.map_err(|_| "it ended at once".to_owned())?;
             }
         };
-        tokio::time::timeout(timeout, arrived)
+        let settled = async {
+            arrived.await?;
+            let mut told = self.leadership();
+            let led = told.wait_for(|now| now.is_leader).await.map(drop);
+            led.map_err(|_| "it ended at once".to_owned())
+        };
+        tokio::time::timeout(timeout, settled)
             .await
             .unwrap_or_else(|_| Err(format!("the log was not applied within {} s", timeout.as_secs())))
     }
@@ -243,6 +249,7 @@ async fn take_care(
     too_much: Arc<Notify>,
     tell: watch::Sender<Leadership>,
 ) {
+    let tell = Teller(tell);
     let mut metrics = raft.metrics();
     let mut newest = None;
     loop {
@@ -250,7 +257,7 @@ async fn take_care(
             let metrics = metrics.borrow_watched();
             (leadership(&metrics), metrics.snapshot, metrics.purged)
         };
-        tell.send_if_modified(|told| std::mem::replace(told, now) != now);
+        tell.0.send_if_modified(|told| std::mem::replace(told, now) != now);
         if snapshot != newest {
             newest = snapshot;
             if let Some(upto) = snapshots.purge_up_to().filter(|upto| Some(*upto) > purged) {
@@ -262,7 +269,15 @@ async fn take_care(
             () = too_much.notified() => drop(raft.trigger().snapshot().await),
         }
     }
-    tell.send_modify(|told| told.is_leader = false);
+}
+
+/// Whoever has stopped does not lead, however it stopped.
+struct Teller(watch::Sender<Leadership>);
+
+impl Drop for Teller {
+    fn drop(&mut self) {
+        self.0.send_modify(|told| told.is_leader = false);
+    }
 }
 
 fn fatal(e: &Fatal<TypeConfig>) -> Option<String> {

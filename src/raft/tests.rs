@@ -4,4 +4,5 @@ mod damage;
 mod property;
 mod suite;
 mod support;
+mod versions;
 mod whole;

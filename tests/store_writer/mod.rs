@@ -118,8 +118,8 @@ pub fn run(dir: &Path, proposers: u64) {
 async fn write(dir: &Path, proposers: u64) -> Result<(), String> {
     let mut config = Config::new(dir);
     // Often, so that many cuts fall into a snapshot or a purge.
-    config.snapshot_every_entries = 500;
-    config.snapshot_every_bytes = 8 << 20;
+    config.snapshot_every_entries = 150;
+    config.snapshot_every_bytes = 4 << 20;
     let store = open(config).await.map_err(|e| {
         let cause = std::error::Error::source(&e).map(|cause| format!(": {cause}")).unwrap_or_default();
         format!("{e}{cause}").replace('\n', " ")

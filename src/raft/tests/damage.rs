@@ -154,3 +154,42 @@ async fn a_truncated_or_missing_file_is_harmless_or_reported() {
         });
     }
 }
+
+/// What sled does with an end that it can't read: it starts without it. Here the whole log is
+/// put back to an earlier day, which no checksum can tell.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_lost_acknowledged_entries_is_reported() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let earlier = tempfile::tempdir().expect("a folder");
+    let store = open(Config::new(dir.path())).await.expect("a new store");
+    store.propose("test", deploy("shop", 1, 10)).await.expect("deployed");
+    store.shutdown().await;
+    copy(dir.path(), earlier.path());
+    let store = open(Config::new(dir.path())).await.expect("the same store");
+    store.propose("test", deploy("shop", 2, 10)).await.expect("deployed");
+    store.shutdown().await;
+    fs::remove_dir_all(dir.path().join("log")).expect("removed");
+    copy(&earlier.path().join("log"), &dir.path().join("log"));
+    let error = open_store(&Config::new(dir.path())).map(|_| ()).expect_err("an entry is missing");
+    assert!(error.to_string().contains("had been written and acknowledged"), "{error}");
+    fs::remove_dir_all(dir.path().join("log")).expect("removed");
+    let error = open_store(&Config::new(dir.path())).map(|_| ()).expect_err("everything is missing");
+    assert!(error.to_string().contains("the log is missing"), "{error}");
+}
+
+/// The log reaches back to the older of the two snapshots, so that one of them may be lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_older_snapshot_and_the_log_stand_in_for_a_damaged_newest() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let whole = real_store(dir.path()).await;
+    let mut snapshots = files(&dir.path().join("snapshots"));
+    assert_eq!(snapshots.len(), 2);
+    let newest = snapshots.pop().expect("two");
+    fs::write(&newest, "not a snapshot").expect("written");
+    let store = open(config(dir.path())).await.expect("opened");
+    assert_eq!(store.view().state, whole);
+    store.shutdown().await;
+    fs::write(&snapshots[0], "not a snapshot").expect("written");
+    let error = open(config(dir.path())).await.map(|_| ()).expect_err("no snapshot is left");
+    assert!(matches!(&error, Error::Damaged { what, .. } if what.contains("snapshot")), "{error}");
+}

@@ -1,8 +1,9 @@
 //! Open, propose, restart: what a node does with its store.
 
-use super::super::{Config, Error, ProposeError, open};
-use super::support::deploy;
-use crate::model::command::{Action, Rejection};
+use super::super::{Closed, Config, Error, ProposeError, open};
+use super::support::{app_key, deploy};
+use crate::model::command::{Action, Rejection, Reply};
+use std::collections::BTreeSet;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_acknowledged_is_there_after_a_restart() {
@@ -48,4 +49,81 @@ async fn rejections_and_commands_that_are_too_large_change_nothing() {
     let other = store.clone();
     store.shutdown().await;
     assert_eq!(other.propose("test", deploy("late", 1, 1)).await, Err(ProposeError::ShuttingDown));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn watchers_see_every_change_and_then_the_end() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let store = open(Config::new(dir.path())).await.expect("a new store");
+    let mut watcher = store.subscribe();
+    watcher.changed().await.expect("at once");
+    let mut seen = BTreeSet::new();
+    let proposals = (0..50u64).map(|n| {
+        let store = store.clone();
+        tokio::spawn(async move { store.propose("test", deploy(&format!("app-{n}"), n, 10)).await })
+    });
+    for proposal in proposals.collect::<Vec<_>>() {
+        proposal.await.expect("no panic").expect("deployed");
+    }
+    // All 50 are acknowledged, so the view that a watcher gets now has them all.
+    while seen.len() < 50 {
+        let (view, touched) = watcher.changed().await.expect("open");
+        assert!(touched.apps.iter().all(|app| view.state.app(app).is_some()));
+        seen.extend(touched.apps);
+    }
+    let last = store.subscribe().changed().await.expect("at once").1;
+    assert_eq!(last.apps, seen);
+    store.shutdown().await;
+    assert!(matches!(watcher.changed().await, Err(Closed)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_proposed_a_change_finds_it_in_the_view() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let store = open(Config::new(dir.path())).await.expect("a new store");
+    let leadership = *store.leadership().borrow();
+    for n in 0..30 {
+        let reply = store.propose("test", deploy("shop", n, 1)).await.expect("deployed");
+        let Reply::Deployed { release, .. } = reply else { panic!("{reply:?}") };
+        let view = store.view();
+        assert_eq!(view.state.app(&app_key("shop")).and_then(|app| app.target), Some(release));
+    }
+    assert!(leadership.is_leader && leadership.term > 0, "{leadership:?}");
+    let mut watch = store.leadership();
+    store.shutdown().await;
+    watch.wait_for(|now| !now.is_leader).await.expect("who has stopped does not lead");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_is_purged_and_large_entries_never_reach_sleds_blobs() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let config = Config { snapshot_every_entries: 10, ..Config::new(dir.path()) };
+    let store = open(config.clone()).await.expect("a new store");
+    for n in 0..60u64 {
+        let payload_bytes = if n % 10 == 9 { 1 << 20 } else { 10 };
+        store.propose("test", deploy("shop", n, payload_bytes)).await.expect("deployed");
+        if n % 10 == 0 {
+            store.propose("test", Action::RemoveApp { app: app_key("shop") }).await.expect("removed");
+        }
+        let gone =
+            |view: &super::super::View| view.state.app(&app_key("shop")).is_none_or(|app| !app.removing);
+        if !gone(&store.view()) {
+            let forget = crate::model::command::ChangeKind::ForgetApp { app: app_key("shop") };
+            let changes = vec![crate::model::command::Change { expects: Vec::new(), kind: forget }];
+            store.propose("test", Action::Apply { term: 1, changes }).await.expect("forgotten");
+        }
+    }
+    let mut watcher = store.subscribe();
+    while store.metrics().purged_index.is_none() {
+        // Purging follows the snapshot; each further write gives it a moment.
+        store.propose("test", deploy("shop", 1000, 1)).await.expect("deployed");
+        watcher.changed().await.expect("open");
+    }
+    let before = store.view().state;
+    store.shutdown().await;
+    let blobs = std::fs::read_dir(dir.path().join("log/blobs")).expect("sled's folder").count();
+    assert_eq!(blobs, 0, "sled never syncs these");
+    let store = open(config).await.expect("the same store");
+    assert_eq!(store.view().state, before);
+    store.shutdown().await;
 }
