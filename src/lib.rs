@@ -7,7 +7,6 @@ pub mod agent; // makes this host match its assignments
 pub mod api; // the gRPC server
 pub mod build; // source -> image: static sites
 pub mod cli; // one file for each verb; talks only gRPC
-pub mod telemetry; // what the node says of itself
 pub mod clock; // where time, randomness and fresh ids enter
 pub mod controller; // leader-only loops: watch, plan, propose
 pub mod images; // content-addressed blobs, import, unpacking
@@ -17,4 +16,5 @@ pub mod proto; // the generated wire types, and their mapping to the model
 pub mod proxy; // the process that faces the internet
 pub mod raft; // makes the model durable and replicated
 pub mod runtime; // containers on this host: shims, networks, logs, exec
-pub mod scheduler; // pure: what should run where, and why not // the composition root
+pub mod scheduler;
+pub mod telemetry; // what the node says of itself // pure: what should run where, and why not // the composition root

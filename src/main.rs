@@ -24,7 +24,9 @@ fn main() -> ExitCode {
         Parsed::Over(code) => code,
         Parsed::Dev(options) => {
             let cli::DevOptions { site, data_dir, http } = options;
-            node::main(node::Options { data_dir, http }, |up| cli::dev_is_up(up.socket, up.http, site, up.warnings))
+            node::main(node::Options { data_dir, http }, |up| {
+                cli::dev_is_up(up.socket, up.http, site, up.warnings)
+            })
         }
     }
 }

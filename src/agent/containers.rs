@@ -104,7 +104,7 @@ impl Host {
         let host = self.clone();
         tokio::spawn(async move {
             let exit = container.wait().await;
-            let log_tail = host.last_words(container.name());
+            let log_tail = host.last_words_of(&container);
             remove(&container).await;
             host.running.lock().expect("no panic while it is held").remove(&key);
             tell_removed.send_replace(true);
@@ -112,11 +112,9 @@ impl Host {
         });
     }
 
-    fn last_words(&self, name: &str) -> Vec<String> {
-        let Some(dir) = self.runtime.log_dir(name) else { return Vec::new() };
-        let query = runtime::logs::reader::Query { tail: Some(LAST_WORDS), since: None };
-        let entries = runtime::logs::reader::Reader::new(&dir).begin(query);
-        entries.into_iter().map(|entry| entry.text).collect()
+    fn last_words_of(&self, container: &Container) -> Vec<String> {
+        let Some(dir) = self.runtime.log_dir(container.name()) else { return Vec::new() };
+        runtime::logs::reader::last_words(&dir, container.key(), LAST_WORDS)
     }
 
     async fn launch(&self, assignment: &Assignment, attempt: u32) -> Result<Launch, String> {
@@ -190,7 +188,8 @@ fn exit_of(exit: runtime::Exit) -> Exit {
 impl Containers for Host {
     async fn start(&self, assignment: &Assignment, attempt: u32) -> Result<Option<SocketAddr>, String> {
         let launch = self.launch(assignment, attempt).await?;
-        let container = self.runtime.start(launch).await.map_err(|error| format!("{:#}", anyhow::Error::new(error)))?;
+        let container =
+            self.runtime.start(launch).await.map_err(|error| format!("{:#}", anyhow::Error::new(error)))?;
         let port = assignment.process().and_then(|process| process.port);
         let address = container.address().zip(port).map(|(ip, port)| SocketAddr::new(ip, port));
         self.watch(container);
@@ -206,6 +205,10 @@ impl Containers for Host {
         if let Some(watched) = self.get(instance, attempt) {
             watched.container.kill().await;
         }
+    }
+
+    fn last_words(&self, instance: InstanceId, attempt: u32) -> Vec<String> {
+        self.get(instance, attempt).map(|watched| self.last_words_of(&watched.container)).unwrap_or_default()
     }
 
     async fn probe(
@@ -226,7 +229,9 @@ impl Containers for Host {
                 super::ask::command(&container, ExecSpec { command, ..ExecSpec::default() }, timeout).await
             }
             Check::Tcp => super::ask::tcp(address.ok_or("it has no address")?, timeout).await,
-            Check::Http { path } => super::ask::http(address.ok_or("it has no address")?, path, timeout).await,
+            Check::Http { path } => {
+                super::ask::http(address.ok_or("it has no address")?, path, timeout).await
+            }
         }
     }
 }

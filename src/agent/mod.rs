@@ -53,6 +53,8 @@ pub trait Containers: Send + Sync + 'static {
     ) -> impl Future<Output = ()> + Send;
     /// Kills at once; the attempt's end arrives like any other.
     fn kill(&self, instance: InstanceId, attempt: u32) -> impl Future<Output = ()> + Send;
+    /// The last lines that the attempt has logged, oldest first.
+    fn last_words(&self, instance: InstanceId, attempt: u32) -> Vec<String>;
     /// Asks once.
     fn probe(
         &self,

@@ -9,6 +9,7 @@ use super::{Containers, Ended, Gate, StatusSink};
 use crate::clock;
 use crate::model::ids::{InstanceId, ViewVersion};
 use crate::model::project::{Assignment, Assignments};
+use crate::model::time::Timestamp;
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -61,8 +62,13 @@ struct Loop<C, G> {
     acted: ViewVersion,
     reporter: Reporter,
     probes: HashMap<InstanceId, AbortOnDropHandle<()>>,
+    /// When the log of an instance that is not ready was last looked at.
+    listened: HashMap<InstanceId, Timestamp>,
     seen: mpsc::UnboundedSender<(InstanceId, u32, Seen)>,
 }
+
+/// How often the log of an instance that is not ready is looked at for its reason.
+const LISTEN_EVERY: Duration = Duration::from_secs(1);
 
 /// Starts the agent. It runs until `shutdown`, then leaves everything as it is: what becomes
 /// of the containers then is the node's decision.
@@ -92,6 +98,7 @@ pub fn spawn<C: Containers, G: Gate>(
         acted,
         reporter: reporter.clone(),
         probes: HashMap::new(),
+        listened: HashMap::new(),
         seen: seen_tx,
     };
     let run = async move {
@@ -149,7 +156,7 @@ impl<C: Containers, G: Gate> Loop<C, G> {
     }
 
     /// Returns when to wake if nothing happens.
-    fn take_step(&mut self) -> Option<crate::model::time::Timestamp> {
+    fn take_step(&mut self) -> Option<Timestamp> {
         let now = clock::now();
         let may_stop = self.assigned.version >= self.acted;
         let step = step(&self.assigned, &mut self.tracks, may_stop, now);
@@ -210,6 +217,7 @@ impl<C: Containers, G: Gate> Loop<C, G> {
             }
             Action::Forget { instance } => {
                 self.tracks.remove(&instance);
+                self.listened.remove(&instance);
                 self.probes.remove(&instance);
                 self.reporter.forget(instance);
             }
@@ -225,7 +233,15 @@ impl<C: Containers, G: Gate> Loop<C, G> {
             _ => None,
         };
         let exited = matches!(what, Seen::Exited { .. });
-        let due = track.see(what, process.as_ref(), now);
+        let failed = matches!(what, Seen::Probed(Err(_)));
+        let mut due = track.see(what, process.as_ref(), now);
+        if failed
+            && !track.ready
+            && self.listened.get(&instance).is_none_or(|at| now.since(*at) >= LISTEN_EVERY)
+        {
+            self.listened.insert(instance, now);
+            due |= track.hear(self.containers.last_words(instance, attempt));
+        }
         if due {
             self.reporter.put(instance, track.observed());
         }

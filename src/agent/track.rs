@@ -273,6 +273,17 @@ impl Track {
         self.log_tail = log_tail;
     }
 
+    /// Takes in the last lines of a log of an attempt that is not ready: why it is not is
+    /// often said there. `true` if a report is due.
+    pub fn hear(&mut self, log_tail: Vec<String>) -> bool {
+        let news = self.state == State::Up && !self.ready && self.log_tail != log_tail;
+        if news {
+            self.log_tail = log_tail;
+            self.step += 1;
+        }
+        news
+    }
+
     /// What the cluster is told.
     pub fn observed(&self) -> Observed {
         let phase = match self.state {

@@ -51,8 +51,12 @@ fn lay_out(archive: &Path, folder: &Path, limits: &Limits) -> Result<(), Error> 
                     fs::create_dir_all(parent).map_err(io("make the folder of", &name))?;
                 }
                 let mut options = OpenOptions::new();
-                let mut file =
-                    options.write(true).create_new(true).mode(0o644).open(&place).map_err(io("make", &name))?;
+                let mut file = options
+                    .write(true)
+                    .create_new(true)
+                    .mode(0o644)
+                    .open(&place)
+                    .map_err(io("make", &name))?;
                 let copied = io::copy(&mut entry.by_ref(), &mut file).map_err(io("write", &name))?;
                 if copied != entry.size() {
                     return Err(refuse("the archive ends in the middle of it"));

@@ -1,9 +1,8 @@
 //! What `nodectl dev` says once its node is up, and the folder that it deploys.
 
-use super::args::{DeployArguments, OutputArguments};
+use super::args::DeployArguments;
 use super::client::Client;
 use super::deploy;
-use super::output::Format;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -23,17 +22,7 @@ pub async fn is_up(
     }
     let address = format!("unix://{}", socket.display());
     if let Some(dir) = site {
-        let args = DeployArguments {
-            dir: Some(dir),
-            file: None,
-            image: None,
-            name: None,
-            port: None,
-            detach: false,
-            force: true,
-            reset_scale: false,
-            output: OutputArguments { format: Format::Human },
-        };
+        let args = DeployArguments { dir: Some(dir), force: true, ..DeployArguments::default() };
         let code = deploy::run(args, Client::new(Some(address.clone())), false).await?;
         if code != ExitCode::SUCCESS {
             eprintln!("the node goes on without it; Ctrl-C ends it");

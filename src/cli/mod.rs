@@ -67,8 +67,6 @@ pub enum Parsed {
 pub struct Request {
     addr: Option<String>,
     verb: Verb,
-    /// Ctrl-C is this request's to handle, where a verb does.
-    owns_interrupt: bool,
 }
 
 /// Reads the process's arguments and environment.
@@ -91,7 +89,7 @@ pub fn parse() -> Parsed {
             Ok(options) => Parsed::Dev(options),
             Err(error) => Parsed::Over(failure::report(&error)),
         },
-        Some(verb) => Parsed::Client(Request { addr: arguments.addr, verb, owns_interrupt: true }),
+        Some(verb) => Parsed::Client(Request { addr: arguments.addr, verb }),
     }
 }
 
@@ -113,13 +111,6 @@ fn dev_options(args: args::DevArguments) -> anyhow::Result<DevOptions> {
 }
 
 impl Request {
-    /// What `nodectl deploy DIR` does, for `dev`: at its own node, once that is ready, in a
-    /// thread of its own. Ctrl-C stays with the caller.
-    pub fn deploy(addr: String, dir: PathBuf) -> Self {
-        let args = args::DeployArguments { dir: Some(dir), ..Default::default() };
-        Self { addr: Some(addr), verb: Verb::Deploy(args), owns_interrupt: false }
-    }
-
     /// Does what was asked and returns the exit status: 0 done, 1 failed, 2 wrong usage, and for
     /// `exec` the command's own.
     pub fn run(self) -> ExitCode {
@@ -127,7 +118,7 @@ impl Request {
             Ok(runtime) => runtime,
             Err(error) => return failure::report(&anyhow::Error::new(error)),
         };
-        let result = runtime.block_on(run(self.verb, client::Client::new(self.addr), self.owns_interrupt));
+        let result = runtime.block_on(run(self.verb, client::Client::new(self.addr)));
         // A thread may sit in a read of standard input that never returns: leave it behind.
         runtime.shutdown_background();
         match result {
@@ -137,10 +128,10 @@ impl Request {
     }
 }
 
-async fn run(verb: Verb, client: client::Client, owns_interrupt: bool) -> anyhow::Result<ExitCode> {
+async fn run(verb: Verb, client: client::Client) -> anyhow::Result<ExitCode> {
     match verb {
         Verb::Dev(_) => unreachable!("parse hands `dev` to main"),
-        Verb::Deploy(args) => return deploy::run(args, client, owns_interrupt).await,
+        Verb::Deploy(args) => return deploy::run(args, client, true).await,
         Verb::Exec(args) => return exec::run(args, client).await,
         Verb::Abort(args) => lifecycle::abort(args, client).await?,
         Verb::Restart(args) => lifecycle::restart(args, client).await?,

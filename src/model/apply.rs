@@ -475,11 +475,15 @@ impl ClusterState {
             return Ok(Reply::Done);
         };
         self.check_process(&app, process)?;
-        let chosen: Vec<_> = self
+        let named: Vec<_> = self
             .instances_of(key)
-            .filter(|i| i.process == *process && slot.is_none_or(|s| s == i.slot) && !i.superseded)
+            .filter(|i| i.process == *process && slot.is_none_or(|s| s == i.slot))
             .cloned()
             .collect();
+        let chosen: Vec<_> = named.iter().filter(|i| !i.superseded).cloned().collect();
+        if chosen.is_empty() && !named.is_empty() {
+            return Ok(Reply::Unchanged);
+        }
         if chosen.is_empty() {
             let name = slot.map_or(process.to_string(), |slot| format!("{process}.{slot}"));
             return Err(Rejection::NotFound(format!(

@@ -123,6 +123,7 @@ struct Parts {
     network: Arc<Network>,
     supervisor: Arc<Supervisor>,
     socket: PathBuf,
+    run_dir: PathBuf,
     node: crate::model::ids::NodeId,
     _folder: Folder,
 }
@@ -142,7 +143,9 @@ impl Node {
         // The proxy first: a port in use is the commonest fault, and nothing is made yet.
         let supervisor = Arc::new(start_proxy(options, &run_dir, &program).await?);
         let http = supervisor.addresses().first().copied().unwrap_or(options.http);
-        let started = Node::start_behind(options, folder, data, &tag, &run_dir, program, supervisor.clone(), http).await;
+        let started =
+            Node::start_behind(options, folder, data, &tag, &run_dir, program, supervisor.clone(), http)
+                .await;
         if started.is_err() {
             supervisor.shutdown().await;
         }
@@ -183,7 +186,9 @@ impl Node {
         let runtime = Runtime::open(config).await?;
         let (containers, ends) = containers::Host::new(runtime.clone(), images.clone());
         let adopted = containers.adopt().await;
-        network.sweep(&adopted.iter().map(|found| format!("{}.{}", found.instance, found.attempt)).collect()).await?;
+        network
+            .sweep(&adopted.iter().map(|found| format!("{}.{}", found.instance, found.attempt)).collect())
+            .await?;
 
         let (mut tasks, failures) = Tasks::new();
         let (assign, assignments) = watch::channel(project::assignments(&raft.view().state, node));
@@ -224,6 +229,7 @@ impl Node {
             network,
             supervisor,
             socket: socket.clone(),
+            run_dir: run_dir.to_owned(),
             node,
             _folder: folder,
         };
@@ -244,7 +250,11 @@ async fn start_proxy(options: &Options, run_dir: &Path, program: &SealedExe) -> 
 }
 
 /// Makes the cluster on the first start, and says who this node is on every one.
-async fn register(raft: &raft::Handle, node: crate::model::ids::NodeId, data: &Path) -> anyhow::Result<String> {
+async fn register(
+    raft: &raft::Handle,
+    node: crate::model::ids::NodeId,
+    data: &Path,
+) -> anyhow::Result<String> {
     let state = raft.view().state;
     if state.cluster_id == 0 {
         raft.propose("node", Action::InitCluster { cluster_id: clock::random_u128() }).await?;
@@ -279,7 +289,12 @@ fn spawn_controller(tasks: &mut Tasks, raft: &raft::Handle) {
 
 /// The table is published only when the agent has said what became of the instances of the
 /// state: until then, an adopted proxy's own table is the truer one.
-fn spawn_routes(tasks: &mut Tasks, raft: &raft::Handle, mut agent: agent::Agent, supervisor: Arc<Supervisor>) {
+fn spawn_routes(
+    tasks: &mut Tasks,
+    raft: &raft::Handle,
+    mut agent: agent::Agent,
+    supervisor: Arc<Supervisor>,
+) {
     let views = raft.subscribe();
     tasks.spawn("routes", Policy::Essential, async move {
         agent.settled().await;
@@ -294,12 +309,10 @@ fn spawn_api(
     data: &Path,
     socket: &Path,
 ) -> anyhow::Result<()> {
-    let listener = bind_socket(data, "api.sock").with_context(|| format!("could not listen on {}", socket.display()))?;
-    let deps = api::Deps {
-        store: Arc::new(raft.clone()),
-        host: Arc::new(host),
-        upload_dir: data.join("uploads"),
-    };
+    let listener =
+        bind_socket(data, "api.sock").with_context(|| format!("could not listen on {}", socket.display()))?;
+    let deps =
+        api::Deps { store: Arc::new(raft.clone()), host: Arc::new(host), upload_dir: data.join("uploads") };
     let shutdown = tasks.shutdown.clone();
     tasks.spawn("api", Policy::Essential, async move {
         api::serve_unix(deps, listener, shutdown.cancelled_owned()).await?;
@@ -336,12 +349,17 @@ impl Parts {
                 let waiting = view.state.instances_on(self.node).any(|instance| {
                     instance.desired == Desired::Run
                         && !instance.observed.ready
-                        && matches!(instance.observed.phase, Phase::Pending | Phase::Preparing | Phase::Starting)
+                        && matches!(
+                            instance.observed.phase,
+                            Phase::Pending | Phase::Preparing | Phase::Starting
+                        )
                 });
                 if !waiting {
                     let version = project::view_version(&view.state);
                     let mut served = self.supervisor.served();
-                    let _ = served.wait_for(|at| at.is_some_and(|at| at.incarnation == version.incarnation)).await;
+                    let _ = served
+                        .wait_for(|at| at.is_some_and(|at| at.incarnation == version.incarnation))
+                        .await;
                     return;
                 }
             }
@@ -352,7 +370,7 @@ impl Parts {
     /// Ends everything in its order: no new work, no new requests, no containers, no network.
     async fn stop(self, tasks: &mut Tasks) {
         tasks.shutdown.cancel();
-        let Parts { raft, agent: _, containers, runtime, network, supervisor, socket, .. } = self;
+        let Parts { raft, agent: _, containers, runtime, network, supervisor, socket, run_dir, .. } = self;
         let _ = std::fs::remove_file(&socket);
         supervisor.shutdown().await;
         containers.stop_all().await;
@@ -361,5 +379,10 @@ impl Parts {
             tracing::warn!(%error, "something of the network is left");
         }
         raft.shutdown().await;
+        // Records of what is no more. A container that would not go has kept its own folder.
+        for room in ["network", "proxy"] {
+            let _ = std::fs::remove_dir_all(run_dir.join(room));
+        }
+        let _ = std::fs::remove_dir(&run_dir);
     }
 }

@@ -115,7 +115,8 @@ impl Host for ThisHost {
     async fn load_image(&self, archive: PathBuf, progress: Progress) -> Result<Vec<Loaded>, HostError> {
         let images = self.images.clone();
         let imported = blocking(move || {
-            images.import(&archive, &Limits::default(), &mut |step| progress.set("unpacking", step.bytes_done))
+            images
+                .import(&archive, &Limits::default(), &mut |step| progress.set("unpacking", step.bytes_done))
         });
         Ok(imported.await?.into_iter().map(|image| loaded(image, &self.fresh)).collect())
     }
@@ -183,7 +184,8 @@ impl Host for ThisHost {
             cwd: some(request.working_dir),
             terminal: request.terminal.then_some(size),
         };
-        let session = container.exec(spec).await.map_err(|error| HostError::Invalid(super::wiring::chain(error)))?;
+        let session =
+            container.exec(spec).await.map_err(|error| HostError::Invalid(super::wiring::chain(error)))?;
         Ok(converse(session))
     }
 }

@@ -40,7 +40,8 @@ pub async fn assignments(
         }
         let new = project::assignments(&view.state, node);
         to.send_if_modified(|old| {
-            let changed = old.instances != new.instances || old.version.incarnation != new.version.incarnation;
+            let changed =
+                old.instances != new.instances || old.version.incarnation != new.version.incarnation;
             *old = new;
             changed
         });

@@ -13,6 +13,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -139,7 +140,10 @@ pub fn spawn(
     ours.set_write_timeout(Some(ANSWER_TIMEOUT)).map_err(start)?;
     let log = open_log(&config.run_dir)?;
     let mut child = Command::new(&config.program)
+        .arg0("nodectl")
         .arg("proxy")
+        // For people who read `ps`; the proxy is told everything else by its socket.
+        .arg(&config.run_dir)
         .env_clear()
         .current_dir("/")
         .stdin(OwnedFd::from(theirs))

@@ -112,10 +112,6 @@ impl Node {
         self.child = Some(child);
     }
 
-    pub fn pid(&self) -> i32 {
-        self.child.as_ref().expect("it runs").id() as i32
-    }
-
     /// kill -9 of the node process alone.
     pub fn kill(&mut self) {
         let mut child = self.child.take().expect("it runs");

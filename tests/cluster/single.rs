@@ -82,7 +82,10 @@ fn an_unknown_host_is_told_so_and_a_stopped_app_is_unavailable() {
             404 => Ok(()),
             other => Err(other.to_string()),
         });
-        assert_eq!(node.json(&["app", "ls"])["apps"].as_array().map(Vec::len), Some(0));
+        wait_for("the app to be forgotten", 20, || {
+            let apps = node.json(&["app", "ls"])["apps"].clone();
+            if apps.as_array().is_some_and(Vec::is_empty) { Ok(()) } else { Err(apps.to_string()) }
+        });
     });
 }
 

@@ -148,7 +148,13 @@ pub fn parse(line: &[u8]) -> Option<Entry> {
         b"P" => true,
         _ => return None,
     };
-    Some(Entry { time, stream, partial, attempt: 0, text: String::from_utf8_lossy(fields.next()?).into_owned() })
+    Some(Entry {
+        time,
+        stream,
+        partial,
+        attempt: 0,
+        text: String::from_utf8_lossy(fields.next()?).into_owned(),
+    })
 }
 
 #[cfg(test)]

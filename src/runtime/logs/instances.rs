@@ -45,9 +45,11 @@ fn slots(app: &Path) -> Vec<(String, u32, PathBuf)> {
     };
     let mut found: Vec<_> = folders(app)
         .flat_map(|(process, dir)| {
-            folders(&dir).filter_map(|(slot, dir)| Some((slot.parse().ok()?, dir))).collect::<Vec<_>>().into_iter().map(
-                move |(slot, dir): (u32, PathBuf)| (process.clone(), slot, dir),
-            )
+            folders(&dir)
+                .filter_map(|(slot, dir)| Some((slot.parse().ok()?, dir)))
+                .collect::<Vec<_>>()
+                .into_iter()
+                .map(move |(slot, dir): (u32, PathBuf)| (process.clone(), slot, dir))
         })
         .collect();
     found.sort();

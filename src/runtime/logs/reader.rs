@@ -47,7 +47,8 @@ impl Reader {
     /// What one instance has written and will write, with all its attempts or from the last
     /// on. It may not have written yet.
     pub fn of_instance(data_dir: &Path, instance: u64, earlier_attempts: bool) -> Self {
-        let only = Only { data_dir: data_dir.to_owned(), instance, from_attempt: earlier_attempts.then_some(0) };
+        let only =
+            Only { data_dir: data_dir.to_owned(), instance, from_attempt: earlier_attempts.then_some(0) };
         Self { dir: PathBuf::new(), at: None, torn: Vec::new(), only: Some(only) }
     }
 
@@ -59,7 +60,8 @@ impl Reader {
             self.dir = dir;
         }
         let mut files = files(&self.dir);
-        let attempt_of = |file: &FileName| parse_key(&file.key).filter(|(i, _)| *i == only.instance).map(|(_, a)| a);
+        let attempt_of =
+            |file: &FileName| parse_key(&file.key).filter(|(i, _)| *i == only.instance).map(|(_, a)| a);
         let last = files.iter().filter_map(attempt_of).max();
         let from = *only.from_attempt.get_or_insert(last.unwrap_or(0));
         files.retain(|file| attempt_of(file).is_some_and(|attempt| attempt >= from));
@@ -126,6 +128,31 @@ impl Reader {
         let entries = lines.split(|byte| *byte == b'\n').filter_map(parse);
         entries.map(|entry| Entry { attempt, ..entry }).collect()
     }
+}
+
+/// The last lines that a container has written, oldest first, from the last 16 KiB of its
+/// newest file: what a report needs, at the same cost however long the log is.
+pub fn last_words(dir: &Path, key: &str, lines: usize) -> Vec<String> {
+    const ENOUGH: u64 = 16 << 10;
+    let Some(file) = files(dir).into_iter().rev().find(|file| file.key == key) else { return Vec::new() };
+    let mut bytes = Vec::new();
+    let read = File::open(dir.join(file.to_string())).and_then(|mut file| {
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(ENOUGH)))?;
+        file.take(ENOUGH).read_to_end(&mut bytes)
+    });
+    if read.is_err() {
+        return Vec::new();
+    }
+    let mut last: Vec<String> = bytes
+        .split(|byte| *byte == b'\n')
+        .rev()
+        .filter_map(parse)
+        .take(lines)
+        .map(|entry| entry.text)
+        .collect();
+    last.reverse();
+    last
 }
 
 /// Sends what the query asks for, then each new line, until the receiver goes away.
