@@ -86,7 +86,7 @@ impl Host {
         }
     }
 
-    /// Replaces both tables; those in `slots` may speak.
+    /// Writes both tables anew; those in `slots` may speak.
     pub fn put_tables(&self, slots: Vec<u32>) -> Result<(), Error> {
         let facts = Facts {
             table: &self.table,
@@ -97,7 +97,7 @@ impl Host {
             other_bridges: self.other_bridges()?,
             slots,
         };
-        nft::replace(&mut netfilter()?, &rules::tables(&facts))
+        nft::put(&mut netfilter()?, &rules::tables(&facts))
             .map_err(kernel(format!("write the nftables tables {}", self.table)))
     }
 

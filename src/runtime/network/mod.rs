@@ -6,10 +6,10 @@
 //!
 //! ```text
 //!  subnet   which addresses (pure)          inside   the container's end, in its namespace
+//!  host     one node's bridge and tables    foreign  beside Docker's and the host's firewalls
 //!  links    rtnetlink: bridge, veth, …      rules    the firewall as a value (pure)
-//!  netlink  framing for both                nft      that value as nfnetlink messages
-//!  records  what survives kill -9           foreign  beside Docker's and the host's firewalls
-//!  host     one node's bridge and tables    ↑ nothing here resolves names or proxies: other rooms
+//!  netlink  framing, for links and nft      rule     one rule's matches and verdict
+//!  records  what survives kill -9           nft      tables of rules, as the kernel wants them
 //! ```
 //!
 //! Everything here belongs to the network namespace that [`Network::open`] was called in. All
@@ -23,6 +23,7 @@ mod links;
 mod netlink;
 mod nft;
 mod records;
+mod rule;
 mod rules;
 mod subnet;
 
@@ -161,7 +162,7 @@ enum Phase {
 
 impl Network {
     /// The node's network, made or found again. Found again, nothing that lives in it loses a
-    /// packet: links are left alone and the tables are replaced in one transaction.
+    /// packet: links are left alone and the tables are rewritten in one transaction.
     ///
     /// # Errors
     /// When it is refused by the kernel, or no subnet is free; nothing is left half-made.

@@ -15,10 +15,8 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use super::Proto;
-use super::nft::{
-    Base, Chain, ESTABLISHED, Family, Hook, INVALID, Layer, RELATED, Rule, Set, Side, Table, interface_key,
-    port_key, service_key,
-};
+use super::nft::{Base, Chain, Family, Hook, Set, Table};
+use super::rule::{ESTABLISHED, INVALID, Layer, RELATED, Rule, Side, interface_key, port_key, service_key};
 use super::subnet::{Subnet, mac_of};
 
 /// The set, in the bridge table, of who owns which port.

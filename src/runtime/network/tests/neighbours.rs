@@ -188,3 +188,32 @@ fn a_hand_written_filter_table_that_iptables_cannot_read_does_not_stop_a_node() 
     assert!(warnings.iter().any(|warning| warning.message.contains("ip filter FORWARD")), "{warnings:?}");
     Scene { host, network, containers: Vec::new() }.close();
 }
+
+#[test]
+fn opening_again_rewrites_the_tables_in_place_and_replaces_those_of_another_make() {
+    if !is_root() {
+        return;
+    }
+    let mut scene = Scene::with_containers(1);
+    let handles = |host: &Host| -> Option<Vec<String>> {
+        let listed = try_run(host, "nft", "-a list ruleset")?;
+        Some(listed.lines().filter(|line| line.contains("{ # handle")).map(str::to_owned).collect())
+    };
+    let Some(before) = handles(&scene.host) else { return };
+    try_run(&scene.host, "nft", "flush set bridge nodectl-t ports");
+    scene.network = Arc::new(scene.host.open("t"));
+    assert_eq!(handles(&scene.host).as_ref(), Some(&before), "the same tables, sets and chains");
+    works(&scene.host, &scene.containers[0].0, scene.containers[0].1);
+    // As a later version might have it: the same names, but hooked in elsewhere.
+    for line in [
+        "delete table inet nodectl-t",
+        "add table inet nodectl-t",
+        "add chain inet nodectl-t forward { type filter hook output priority 3; }",
+    ] {
+        try_run(&scene.host, "nft", line);
+    }
+    scene.network = Arc::new(scene.host.open("t"));
+    works(&scene.host, &scene.containers[0].0, scene.containers[0].1);
+    let host = scene.close();
+    assert_eq!(handles(&host), Some(Vec::new()));
+}
