@@ -15,17 +15,15 @@ use crate::runtime::protocol::{self, Snapshot, Verb};
 use crate::runtime::reclaim::Remains;
 use crate::runtime::seccomp::{self, Program};
 use crate::runtime::wiring::{Attachment, Wiring};
-use crate::runtime::{shim, spec};
+use crate::runtime::{shim, spawn, spec};
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::net::IpAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -99,7 +97,7 @@ pub enum Error {
     Container { action: &'static str, name: String, why: String },
 }
 
-fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+pub(super) fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
     let path = path.to_owned();
     move |source| Error::Io { what, path, source }
 }
@@ -142,7 +140,7 @@ impl Runtime {
             Some(exe) => exe,
             None => SealedExe::of_self().map_err(Error::Spawn)?,
         };
-        let no_idmap = probe(&exe, &config.data_dir).await?;
+        let no_idmap = spawn::probe(&exe, &config.data_dir).await?;
         let ids = Pool::open(config.id_pool_dir.clone(), config.id_base, &config.tag)
             .map_err(io_error("make the folder", &config.id_pool_dir))?;
         let base = Place { layout, path: format!("{}/nodectl-{}", config.cgroup_parent, config.tag) };
@@ -257,7 +255,7 @@ impl Inner {
         let bytes = serde_json::to_vec(order).map_err(|error| failed(error.to_string()))?;
         fs::write(&file, bytes).map_err(io_error("write", &file))?;
 
-        let (mut socket, ended) = spawn_shim(&self.exe, &remains.folder).map_err(Error::Spawn)?;
+        let (mut socket, ended) = spawn::shim(&self.exe, &remains.folder).map_err(Error::Spawn)?;
         *shim_ended = Some(ended);
         let mut buffer = Vec::new();
         let snapshot = tokio::time::timeout(CREATE_DEADLINE, Link::hear(&mut socket, &mut buffer))
@@ -319,7 +317,7 @@ impl Inner {
         let folder = self.folder(key);
         let order: Order = serde_json::from_slice(&fs::read(folder.join(shim::ORDER)).ok()?).ok()?;
         let remains = self.remains(key, order.id_base);
-        let link = match connect(&folder).await {
+        let link = match spawn::connect(&folder).await {
             Some((socket, buffer, snapshot)) => {
                 if !snapshot.started {
                     // Half made when its node died: no network, perhaps, and nobody waits for it.
@@ -370,70 +368,6 @@ impl Inner {
             id_base,
             ids: self.ids.clone(),
         }
-    }
-}
-
-/// Executes a shim for a run folder; the connection to it, and what waits for its end.
-fn spawn_shim(exe: &SealedExe, folder: &Path) -> io::Result<(UnixStream, JoinHandle<()>)> {
-    let (ours, its) = std::os::unix::net::UnixStream::pair()?;
-    ours.set_nonblocking(true)?;
-    let log = File::create(folder.join(shim::SHIM_LOG))?;
-    let mut child = tokio::process::Command::new(exe.path())
-        .arg0("nodectl")
-        .arg("shim")
-        .arg(folder)
-        // Nothing of ours: libcontainer would read LISTEN_FDS, and secrets don't belong there.
-        .env_clear()
-        .current_dir("/")
-        .stdin(Stdio::from(std::os::fd::OwnedFd::from(its)))
-        .stdout(Stdio::null())
-        .stderr(Stdio::from(log))
-        .kill_on_drop(false)
-        .spawn()?;
-    // Reaps it, if it ends before we do.
-    let ended = tokio::spawn(async move {
-        let _ = child.wait().await;
-    });
-    Ok((UnixStream::from_std(ours)?, ended))
-}
-
-/// A shim that answers for this run folder.
-async fn connect(folder: &Path) -> Option<(UnixStream, Vec<u8>, Snapshot)> {
-    // Through a descriptor: a socket's path may have 107 bytes, a data folder's more.
-    let dir = File::open(folder).ok()?;
-    let path = crate::runtime::sys::fd_path(&dir).join(shim::SOCKET);
-    let mut socket = UnixStream::connect(path).await.ok()?;
-    let hello = protocol::Request { id: 1, verb: Some(Verb::Hello(protocol::Hello {})) };
-    let talk = async {
-        tokio::io::AsyncWriteExt::write_all(&mut socket, &protocol::frame(&hello)).await.ok()?;
-        let mut buffer = Vec::new();
-        let snapshot = Link::hear(&mut socket, &mut buffer).await.ok()?;
-        Some((buffer, snapshot))
-    };
-    let (buffer, snapshot) = tokio::time::timeout(Duration::from_secs(10), talk).await.ok()??;
-    Some((socket, buffer, snapshot))
-}
-
-/// Asks a helper process what this host can do; `Some` says why it can't map ids.
-async fn probe(exe: &SealedExe, data_dir: &Path) -> Result<Option<String>, Error> {
-    let folder = data_dir.join(format!("probe-{}", std::process::id()));
-    let lower = folder.join("lower");
-    fs::create_dir_all(&lower).map_err(io_error("make the folder", &lower))?;
-    let output = tokio::process::Command::new(exe.path())
-        .arg0("nodectl")
-        .args(["shim".as_ref(), "--probe".as_ref(), folder.as_os_str()])
-        .env_clear()
-        .stdin(Stdio::null())
-        .output()
-        .await
-        .map_err(Error::Spawn);
-    let _ = fs::remove_dir_all(&folder);
-    let answer = String::from_utf8_lossy(&output?.stdout).trim().to_owned();
-    match answer.split_once(": ") {
-        None if answer == "ok" => Ok(None),
-        Some(("no-idmap", why)) => Ok(Some(why.to_owned())),
-        Some((_, why)) => Err(Error::NoOverlay(why.to_owned())),
-        None => Err(Error::NoOverlay("the helper process gave no answer".to_owned())),
     }
 }
 

@@ -31,6 +31,7 @@ mod rootdir;
 pub mod seccomp;
 mod seccomp_table;
 pub mod shim;
+mod spawn;
 pub mod spec;
 mod sys;
 pub mod users;
