@@ -9,7 +9,6 @@ use crate::model::time::Timestamp;
 use crate::{clock, raft};
 
 /// Where this node's agent reports to.
-
 pub struct Reports {
     pub raft: raft::Handle,
     pub node: NodeId,

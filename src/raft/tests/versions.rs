@@ -271,13 +271,13 @@ fn the_named_records_of_the_first_format_are_still_read() {
     assert_eq!(pointers.snapshots.len(), 1);
 }
 
-fn sealed(entry: v1::LogEntry) -> Op {
+fn sealed(entry: v1::StoredEntry) -> Op {
     let index = entry.id.as_ref().map_or(0, |id| id.index);
     Op::PutEntry { index, record: seal(Kind::Entry, &index.to_be_bytes(), &entry).into() }
 }
 
 /// A store, closed, whose log goes on with one more entry that this version did not write.
-async fn store_with(dir: &Path, payload: Option<v1::log_entry::Payload>) -> Error {
+async fn store_with(dir: &Path, payload: Option<v1::stored_entry::Payload>) -> Error {
     let store = open(Config::new(dir)).await.expect("a new store");
     store.propose("test", deploy("shop", 1, 100)).await.expect("deployed");
     store.shutdown().await;
@@ -285,7 +285,7 @@ async fn store_with(dir: &Path, payload: Option<v1::log_entry::Payload>) -> Erro
     let last = opened.recovered.index.last.expect("entries");
     let mut id = log_id_to_wire(&last);
     id.index += 1;
-    opened.disk.write(&[sealed(v1::LogEntry { id: Some(id), payload })]).expect("written");
+    opened.disk.write(&[sealed(v1::StoredEntry { id: Some(id), payload })]).expect("written");
     opened.disk.sync().expect("synced");
     drop(opened);
     match open(Config::new(dir)).await {
@@ -299,7 +299,7 @@ async fn an_unknown_command_halts_the_node_and_says_what_to_do() {
     let dir = tempfile::tempdir().expect("a folder");
     // Field 999 of Command: an action that this version has never heard of.
     let command = Bytes::from_static(&[0x08, 0x01, 0xba, 0x3e, 0x00]);
-    let error = store_with(dir.path(), Some(v1::log_entry::Payload::Command(command))).await;
+    let error = store_with(dir.path(), Some(v1::stored_entry::Payload::Command(command))).await;
     let text = error.to_string();
     assert!(matches!(error, Error::Newer { .. }), "{text}");
     assert!(text.contains("command that is not known here"), "{text}");
