@@ -100,7 +100,7 @@ async fn a_stop_asks_first_and_kills_after_the_grace() {
         .start(host.launch(1, "trap 'echo bye; exit 5' TERM; echo up; while :; do sleep 0.05; done"))
         .await;
     until("the trap is set", || host.log("test/web.1").contains("up")).await;
-    assert_eq!(within(polite.stop(None, None)).await, Exit::Code(5));
+    assert_eq!(within(polite.stop(None, Some(Duration::from_secs(25)))).await, Exit::Code(5));
     assert!(host.log("test/web.1").contains("bye"));
     let deaf = host.start(host.launch(2, "trap '' TERM; sleep 100 & sleep 100")).await;
     let exit = within(deaf.stop(None, Some(Duration::from_millis(50)))).await;
@@ -138,7 +138,7 @@ async fn a_later_node_adopts_what_runs_and_hears_of_what_ended() {
     for container in &adopted {
         container.remove().await.expect("removed");
     }
-    later.close();
+    later.close().await;
     host.close().await;
 }
 
