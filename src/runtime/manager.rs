@@ -200,12 +200,15 @@ impl Runtime {
         containers
     }
 
-    /// Removes the control groups that hold containers' ones, when none is left.
-    pub fn close(self) {
-        let shims = self.inner.base.child("shims");
-        // Never kills: a group with somebody in it stays.
-        for dir in shims.dirs().into_iter().chain(self.inner.base.dirs()) {
-            let _ = fs::remove_dir(dir);
+    /// Removes the groups and the folder that hold containers' ones, when none is left;
+    /// otherwise leaves all as it is, for the next node to adopt.
+    pub async fn close(self) {
+        // The shim of a removed container may be in its last moments, and hold its group.
+        for _ in 0..400 {
+            if self.inner.remove_empty_groups() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
         let _ = fs::remove_dir(&self.inner.config.run_dir);
     }
@@ -331,6 +334,16 @@ impl Inner {
             None => Link::ended(exit_record(&folder)?),
         };
         Some(Container::new(self.clone(), order, remains, &Snapshot::default(), None, link))
+    }
+
+    /// False while only shims that are about to end keep a group. Never kills.
+    fn remove_empty_groups(&self) -> bool {
+        let shims = self.base.child("shims");
+        for dir in shims.dirs().into_iter().chain(self.base.dirs()) {
+            let _ = fs::remove_dir(dir);
+        }
+        let has_containers = fs::read_dir(&self.config.run_dir).is_ok_and(|mut left| left.next().is_some());
+        has_containers || self.base.dirs().is_empty()
     }
 
     fn sweep(&self, keep: &BTreeSet<String>) {

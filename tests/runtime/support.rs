@@ -97,7 +97,7 @@ impl Host {
 
     /// Closes the runtime and expects the host as it was.
     pub async fn close(self) {
-        self.runtime.clone().close();
+        self.runtime.clone().close().await;
         let before = self.before.clone();
         let look = || Footprint::take(&self.tag, &self.config, self.dir.path());
         let mut last = look();
