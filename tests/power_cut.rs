@@ -249,9 +249,17 @@ fn acknowledged_writes_survive_power_cuts() {
         File::create(&log).and_then(|file| file.set_len(8 * DISK_BYTES)).expect("a log");
         witness.new_life();
         let machine = Machine::boot(&tools, &initramfs, &running, &log);
-        machine.listen(&mut witness, |w| w.writing, Instant::now() + Duration::from_secs(120));
-        assert!(witness.trouble.is_empty(), "after cut {cut} (seed {seed:#x}): {:#?}", witness.trouble);
-        assert!(witness.writing, "after cut {cut} (seed {seed:#x}): the machine did not come up");
+        // It comes up within ten seconds on an idle machine, and this one may be anything but.
+        machine.listen(&mut witness, |w| w.writing, Instant::now() + Duration::from_secs(300));
+        if !(witness.writing && witness.trouble.is_empty()) {
+            let kept = dir.keep();
+            panic!(
+                "after cut {cut} (seed {seed:#x}): {:#?}; last heard: {:#?}; the disk is in {}",
+                witness.trouble,
+                witness.tail,
+                kept.display()
+            );
+        }
         if cut == cuts {
             break;
         }

@@ -28,6 +28,8 @@ pub(super) struct Index {
     pub committed: Option<LogId>,
     /// The last entry that was deleted because a snapshot holds it.
     pub purged: Option<LogId>,
+    /// The first index, of a log that started empty in this run.
+    first: Option<u64>,
     /// The last entry; the purged one if there is none after it.
     pub last: Option<LogId>,
     /// The newest entries, without a gap, up to `last`.
@@ -37,6 +39,9 @@ pub(super) struct Index {
 
 impl Index {
     fn push(&mut self, entry: Entry) {
+        if self.last.is_none() {
+            self.first = Some(entry.log_id.index);
+        }
         self.last = Some(entry.log_id);
         self.recent_bytes += weight(&entry);
         self.recent.push_back(entry);
@@ -48,10 +53,10 @@ impl Index {
         }
     }
 
-    /// Forgets the oldest, as far as the disk has them.
+    /// Forgets the oldest, as far as the disk has them: all before `written`.
     fn shrink(&mut self, written: u64) {
         while self.recent_bytes > RECENT_BYTES
-            && self.recent.front().is_some_and(|entry| entry.log_id.index <= written)
+            && self.recent.front().is_some_and(|entry| entry.log_id.index < written)
         {
             self.pop_oldest();
         }
@@ -87,55 +92,66 @@ impl LogStore {
         Op::Put { name, record: seal(kind, name.as_str().as_bytes(), message).into() }
     }
 
+    /// What the log has of `start..end`: the older part from the disk, the newer from memory.
     fn read(&self, start: u64, end: u64, limit_bytes: usize) -> io::Result<Vec<Entry>> {
-        let (newer, lower_end) = {
+        let (start, disk_end, newer) = {
             let index = self.index();
-            let first = index.purged.map_or(0, |id| id.index + 1);
             let past = index.last.map_or(0, |id| id.index + 1);
-            let (start, end) = (start.max(first), end.min(past));
+            let (start, end) = (start.max(first_kept(&index)), end.min(past));
             if start >= end {
                 return Ok(Vec::new());
             }
             let held = index.recent.front().map_or(past, |entry| entry.log_id.index);
-            let from = start.max(held);
+            let from = start.max(held).min(end);
             let newer: Vec<Entry> = if from < end {
                 index.recent.range((from - held) as usize..(end - held) as usize).cloned().collect()
             } else {
                 Vec::new()
             };
-            (newer, held.min(end))
+            (start, from, newer)
         };
         let mut entries = Vec::new();
         let mut next = start;
         let mut taken = 0;
-        while next < lower_end && taken < limit_bytes {
-            let records = self.disk.entries(next..lower_end, READ_BYTES)?;
+        while next < disk_end && taken < limit_bytes {
+            let records = self.disk.entries(next..disk_end, READ_BYTES)?;
             let Some((last, _)) = records.last() else { break };
-            let after = last + 1;
+            next = last + 1;
             for (index, record) in &records {
                 taken += record.len();
                 entries.push(open_entry(*index, record)?);
             }
-            next = after;
         }
-        if next >= lower_end || entries.is_empty() {
+        if next >= disk_end {
             entries.extend(newer);
         }
-        no_holes(&entries)?;
+        // A purge may have overtaken us, from below; nothing else takes entries away.
+        let first = start.max(first_kept(&self.index()));
+        entries.retain(|entry| entry.log_id.index >= first);
+        if first < disk_end || first < next {
+            no_holes(first, &entries)?;
+        }
         Ok(entries)
     }
 }
 
-fn no_holes(entries: &[Entry]) -> io::Result<()> {
-    match entries.windows(2).find(|pair| pair[0].log_id.index + 1 != pair[1].log_id.index) {
-        None => Ok(()),
-        Some(pair) => Err(io::Error::new(
+/// Where the log starts: after what was purged, or where the first entry was put.
+fn first_kept(index: &Index) -> u64 {
+    index.purged.map(|id| id.index + 1).max(index.first).unwrap_or(0)
+}
+
+/// Entries from `first` on, each after the one before it, at least one.
+fn no_holes(first: u64, entries: &[Entry]) -> io::Result<()> {
+    let found = entries.iter().map(|entry| entry.log_id.index);
+    let missing =
+        (first..).zip(found.map(Some).chain([None])).find(|(expected, found)| *found != Some(*expected));
+    match missing {
+        Some((expected, None)) if expected > first => Ok(()),
+        Some((expected, _)) => Err(io::Error::new(
             io::ErrorKind::InvalidData,
-            format!(
-                "the log has a hole between entries {} and {}",
-                pair[0].log_id.index, pair[1].log_id.index
-            ),
+            format!("log entry {expected} is missing: the store is damaged"),
         )),
+        None => Ok(()),
     }
 }
 

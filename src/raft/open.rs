@@ -184,7 +184,7 @@ impl Store {
     pub(super) fn into_parts(self, config: &Config) -> Result<Parts, Error> {
         let Store { lock, disk, released, mark, recovered, raft_id } = self;
         let Recovered { index, applied, snapshots, leftover } = recovered;
-        let written = index.last.map_or(0, |id| id.index);
+        let written = index.last.map_or(0, |id| id.index + 1);
         let purged = index.purged.filter(|_| leftover);
         let (queue, _thread) =
             writer::spawn(disk.clone(), mark, written).map_err(Error::io("start the store's writer"))?;

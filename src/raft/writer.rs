@@ -50,7 +50,7 @@ pub(super) struct Job {
 #[derive(Clone)]
 pub(super) struct Queue {
     jobs: Sender<Job>,
-    /// Entries up to this index are on the disk, where readers find them.
+    /// Entries before this index are on the disk, where readers find them.
     pub written: Arc<AtomicU64>,
 }
 
@@ -174,9 +174,7 @@ impl Writer {
                 self.mark.write(known.clone())?;
             }
         }
-        if let Some(last) = known.last {
-            self.written.store(last.index, Ordering::Release);
-        }
+        self.written.store(known.last.map_or(0, |last| last.index + 1), Ordering::Release);
         Ok(())
     }
 }

@@ -12,7 +12,7 @@ use nodectl::model::command::{Action, ImageRecord};
 use nodectl::model::ids::{Digest, TenantName};
 use nodectl::model::time::Timestamp;
 use nodectl::raft::{Config, Handle, open};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::Path;
@@ -116,6 +116,7 @@ pub fn run(dir: &Path, proposers: u64) {
 }
 
 async fn write(dir: &Path, proposers: u64) -> Result<(), String> {
+    say("OPENING");
     let mut config = Config::new(dir);
     // Often, so that many cuts fall into a snapshot or a purge.
     config.snapshot_every_entries = 150;
@@ -124,6 +125,7 @@ async fn write(dir: &Path, proposers: u64) -> Result<(), String> {
         let cause = std::error::Error::source(&e).map(|cause| format!(": {cause}")).unwrap_or_default();
         format!("{e}{cause}").replace('\n', " ")
     })?;
+    say("OPEN");
     let last = found(&store.view().state)?;
     say(&format!("FOUND{}", numbers(last.clone().into_iter())));
     let acked: Arc<Vec<AtomicU64>> = Arc::new((0..proposers).map(|_| AtomicU64::new(0)).collect());
@@ -166,6 +168,8 @@ pub struct Witness {
     /// The writer has found everything and writes again.
     pub writing: bool,
     pub trouble: Vec<String>,
+    /// The last that was heard, for a failure's report.
+    pub tail: VecDeque<String>,
 }
 
 impl Witness {
@@ -175,10 +179,15 @@ impl Witness {
 
     pub fn new_life(&mut self) {
         self.writing = false;
+        self.tail.clear();
     }
 
     pub fn hears(&mut self, line: &str) {
         let line = line.trim();
+        if self.tail.len() == 20 {
+            self.tail.pop_front();
+        }
+        self.tail.extend((!line.is_empty()).then(|| line.to_owned()));
         if let Some(rest) = line.strip_prefix("FOUND") {
             let found = parse(rest);
             for (p, k) in &self.acked {
