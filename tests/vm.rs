@@ -20,9 +20,9 @@ fn run(vm: Vm, command: &str) -> Output {
     vm.run(command).expect("the machine runs")
 }
 
-/// The program with this crate's unit tests: cargo knows where it has put it, and builds it if
-/// it is not there.
-fn unit_tests() -> PathBuf {
+/// A program of this crate's tests: cargo knows where it has put it, and builds it if it is not
+/// there. `which` is what chooses it (`--lib`, `--test runtime`) and its target's name.
+fn tests(which: &[&str], name: &str) -> PathBuf {
     let mut cargo = Command::new(env!("CARGO"));
     // What cargo told this test about its package would look to build scripts like a change.
     let told = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY_"];
@@ -32,16 +32,18 @@ fn unit_tests() -> PathBuf {
         }
     }
     let output = cargo
-        .args(["test", "--lib", "--no-run", "--message-format=json", "--manifest-path"])
+        .arg("test")
+        .args(which)
+        .args(["--no-run", "--message-format=json", "--manifest-path"])
         .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"))
         .output()
         .expect("cargo runs");
-    let found = output.stdout.split(|byte| *byte == b'\n').filter_map(|line| {
+    let mut found = output.stdout.split(|byte| *byte == b'\n').filter_map(|line| {
         let message: serde_json::Value = serde_json::from_slice(line).ok()?;
-        let is_ours = message["target"]["name"] == "nodectl" && message["profile"]["test"] == true;
+        let is_ours = message["target"]["name"] == name && message["profile"]["test"] == true;
         is_ours.then(|| message["executable"].as_str().map(PathBuf::from)).flatten()
     });
-    found.last().unwrap_or_else(|| panic!("no program: {}", String::from_utf8_lossy(&output.stderr)))
+    found.next_back().unwrap_or_else(|| panic!("no program: {}", String::from_utf8_lossy(&output.stderr)))
 }
 
 #[test]
@@ -77,7 +79,7 @@ fn a_disk_keeps_what_was_synced_when_the_power_is_cut() -> io::Result<()> {
 fn the_container_network_holds_on_debians_kernel() -> io::Result<()> {
     let Some(vm) = machine() else { return Ok(()) };
     let vm = vm
-        .program_as(&unit_tests(), "unit-tests")?
+        .program_as(&tests(&["--lib"], "nodectl"), "unit-tests")?
         .programs_in_path(&["nft", "iptables", "iptables-nft", "iptables-legacy"])?
         .folder(Path::new("/usr/lib/x86_64-linux-gnu/xtables"))?
         // Two minutes on idle cores; the emulation may have to share them.
@@ -89,5 +91,38 @@ fn the_container_network_holds_on_debians_kernel() -> io::Result<()> {
     assert_eq!(output.status, Some(0), "{output}");
     let passed = output.lines.iter().filter(|line| line.ends_with(" ... ok")).count();
     assert!(passed > 30, "{output}");
+    Ok(())
+}
+
+/// Without its symbols: the machine has to take it apart with an emulated processor.
+fn stripped(program: &Path, folder: &Path) -> PathBuf {
+    let to = folder.join(program.file_name().expect("a program has a name"));
+    let done = Command::new("strip").arg("-o").arg(&to).arg(program).status();
+    if done.is_ok_and(|status| status.success()) { to } else { program.to_owned() }
+}
+
+#[test]
+fn containers_hold_on_pure_cgroup_v2() -> io::Result<()> {
+    let Some(vm) = machine() else { return Ok(()) };
+    let folder = tempfile::tempdir()?;
+    let nodectl = Path::new(env!("CARGO_BIN_EXE_nodectl"));
+    let vm = vm
+        .program_as(&stripped(nodectl, folder.path()), "nodectl")?
+        .program_as(&stripped(&tests(&["--test", "runtime"], "runtime"), folder.path()), "runtime-tests")?
+        .memory_mb(3072)
+        .time_limit(Duration::from_secs(900));
+    // The tests know the binary by the path that it was built at.
+    let place = nodectl.parent().expect("it is in a folder").display();
+    let output = run(
+        vm,
+        &format!(
+            "modprobe overlay; mkdir -p {place} && ln -s /bin/nodectl {} && runtime-tests --test-threads 1",
+            nodectl.display()
+        ),
+    );
+    assert_eq!(output.status, Some(0), "{output}");
+    let passed = output.lines.iter().filter(|line| line.ends_with(" ... ok")).count();
+    assert!(passed > 15, "{output}");
+    assert!(!output.lines.iter().any(|line| line.contains("skipped")), "nothing is left out: {output}");
     Ok(())
 }

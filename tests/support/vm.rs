@@ -129,8 +129,8 @@ impl Vm {
     /// Puts programs of this machine's PATH into the other one, those that there are: a test that
     /// misses one skips there as it would here.
     pub fn programs_in_path(self, names: &[&str]) -> io::Result<Vm> {
-        let found = names.iter().filter_map(|name| Some((*name, which(name)?)));
-        found.fold(Ok(self), |vm, (name, path)| vm?.program_as(&path, name))
+        let mut found = names.iter().filter_map(|name| Some((*name, which(name)?)));
+        found.try_fold(self, |vm, (name, path)| vm.program_as(&path, name))
     }
 
     pub fn file(mut self, path: &str, contents: &[u8]) -> Vm {
