@@ -374,7 +374,7 @@ impl Parts {
         let _ = std::fs::remove_file(&socket);
         supervisor.shutdown().await;
         containers.stop_all().await;
-        runtime.close();
+        runtime.close().await;
         if let Err(error) = network.close().await {
             tracing::warn!(%error, "something of the network is left");
         }
