@@ -8,7 +8,7 @@ use crate::model::ids::{AppKey, AppName, ProcessName, TenantName};
 use crate::model::instance::Instance;
 use crate::model::near::nearest;
 use crate::model::target::Target;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 pub(super) fn parse(text: &str) -> Result<Target, Fault> {
@@ -82,11 +82,13 @@ pub(super) fn instances(
         newest.insert((instance.process.clone(), instance.slot), instance.clone());
     }
     if newest.is_empty() && target.slot.is_some() {
-        let slots: Vec<String> = state
+        // A slot may have two for a while: one that leaves and one that comes.
+        let slots: BTreeSet<u32> = state
             .instances_of(&app.key)
             .filter(|i| target.process.as_ref() == Some(&i.process))
-            .map(|i| i.slot.to_string())
+            .map(|i| i.slot)
             .collect();
+        let slots: Vec<String> = slots.iter().map(u32::to_string).collect();
         let has =
             if slots.is_empty() { "none runs".into() } else { format!("there is {}", slots.join(", ")) };
         return Err(Fault::NotFound(format!(

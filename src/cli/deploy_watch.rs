@@ -187,6 +187,8 @@ fn failure(
     instance: Option<&Instance>,
     log_tail: &[String],
 ) -> Failure {
+    /// What a node writes between the reason and the instance's last lines.
+    const LAST_LINES: &str = "; its last lines:\n";
     /// What still fits beside the reason on a small screen.
     const SHOWN: usize = 12;
     let untouched =
@@ -202,7 +204,10 @@ fn failure(
     let reason = if deployment.message.is_empty() {
         String::new()
     } else {
-        format!(": {}", plain(&deployment.message))
+        // Its lines follow in the hint, one below the other.
+        let (said, _) = deployment.message.split_once(LAST_LINES).unwrap_or((&deployment.message, ""));
+        let said = if log_tail.is_empty() { &deployment.message } else { said };
+        format!(": {}", plain(said))
     };
     let mut hint = String::new();
     if let (Some(instance), false) = (instance, log_tail.is_empty()) {

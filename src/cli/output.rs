@@ -154,9 +154,14 @@ fn terminal_width() -> Option<usize> {
     (size.ws_col > 0).then_some(usize::from(size.ws_col))
 }
 
-/// Text from elsewhere without what would steer the terminal.
+/// Text from elsewhere without what would steer the terminal, in one line.
 pub fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
+    let keep = |c: char| if c.is_control() && c != '\t' { '\u{fffd}' } else { c };
+    text.trim_end()
+        .split('\n')
+        .map(|line| line.chars().map(keep).collect())
+        .collect::<Vec<String>>()
+        .join(" | ")
 }
 
 #[derive(Default, Clone)]

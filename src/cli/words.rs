@@ -125,6 +125,11 @@ pub fn app_state(status: &v1::AppStatus) -> (String, Tone) {
         ("stopped".to_owned(), Tone::Dim)
     } else if let Some(deployment) = deploys {
         (format!("deploying v{}", deployment.release), Tone::Warn)
+    } else if status.release.is_none() {
+        // Its first release has not come up: there is none to run.
+        let failed = deployment.is_some_and(|d| d.status == v1::DeploymentStatus::Failed as i32);
+        let (text, tone) = if failed { ("failed", Tone::Bad) } else { ("no release", Tone::Dim) };
+        (text.to_owned(), tone)
     } else if wanted == 0 {
         ("scaled to 0".to_owned(), Tone::Dim)
     } else if ready == 0 {
@@ -151,4 +156,20 @@ pub fn node_state(node: &v1::Node) -> (String, Tone) {
         (false, false) => Tone::Good,
     };
     (text, tone)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_app_whose_first_release_failed_is_failed_and_not_scaled_to_0() {
+        let mut status = v1::AppStatus { app: Some(v1::App::default()), ..Default::default() };
+        assert_eq!(app_state(&status).0, "no release");
+        let failed = v1::DeploymentStatus::Failed as i32;
+        status.deployment = Some(v1::Deployment { status: failed, ..Default::default() });
+        assert_eq!(app_state(&status).0, "failed");
+        status.release = Some(v1::Release::default());
+        assert_eq!(app_state(&status).0, "scaled to 0");
+    }
 }

@@ -11,6 +11,7 @@ use crate::runtime::exit;
 use crate::runtime::ids::{self, Pool};
 use crate::runtime::launch::{self, Launch, LogLimits, ORDER_FORMAT, Order, ProcessError, UserNamespace};
 use crate::runtime::logs;
+use crate::runtime::nameservers;
 use crate::runtime::protocol::{self, Snapshot, Verb};
 use crate::runtime::reclaim::Remains;
 use crate::runtime::seccomp::{self, Program};
@@ -309,7 +310,7 @@ impl Inner {
             id_base: None,
             stop_signal: launch.stop.signal.or(image_signal).unwrap_or(libc::SIGTERM),
             stop_grace_ms: u64::try_from(launch.stop.grace.as_millis()).unwrap_or(u64::MAX),
-            resolv_conf: resolv_conf(self.wiring.gateway()),
+            resolv_conf: nameservers::resolv_conf(self.wiring.gateway(), &nameservers::of_host()),
             hosts: launch.hosts.clone(),
             seccomp: self.seccomp.clone(),
         })
@@ -392,11 +393,6 @@ fn hosts(hostname: &str, address: Option<IpAddr>, extra: &[(IpAddr, String)]) ->
         text.push_str(&format!("{address}\t{names}\n"));
     }
     text
-}
-
-/// The text of /etc/resolv.conf: the node's own name server, or none.
-fn resolv_conf(gateway: Option<IpAddr>) -> String {
-    gateway.map(|gateway| format!("nameserver {gateway}\noptions ndots:0\n")).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ pub mod ids;
 pub mod launch;
 pub mod logs;
 pub mod manager;
+mod nameservers;
 pub mod network;
 pub mod protocol;
 mod reclaim;

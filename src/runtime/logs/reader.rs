@@ -68,10 +68,15 @@ impl Reader {
         files
     }
 
-    /// What the query asks for, oldest first; the reader then stands at the end.
+    /// What the query asks for of what was there when it was asked, oldest first; the reader
+    /// then stands at that end or a little past it. It ends however fast the log grows.
     pub fn begin(&mut self, query: Query) -> Vec<Entry> {
+        let Some(end) = self.end() else { return Vec::new() };
+        if let (None, Some(tail), None) = (&self.at, query.tail, query.since) {
+            self.skip_to_last(tail);
+        }
         let mut entries = std::collections::VecDeque::new();
-        loop {
+        while self.at.as_ref().is_none_or(|at| *at < end) {
             let more = self.read_on();
             if more.is_empty() {
                 break;
@@ -87,6 +92,27 @@ impl Reader {
             }
         }
         entries.into()
+    }
+
+    /// The end of what is there now.
+    fn end(&mut self) -> Option<(FileName, u64)> {
+        let newest = self.files().pop()?;
+        let length = std::fs::metadata(self.dir.join(newest.to_string())).map_or(0, |meta| meta.len());
+        Some((newest, length))
+    }
+
+    /// Begins with the newest file from which on there are `tail` lines: the others need not
+    /// be read for them.
+    fn skip_to_last(&mut self, tail: usize) {
+        let mut lines = 0;
+        for file in self.files().into_iter().rev() {
+            let bytes = std::fs::read(self.dir.join(file.to_string())).unwrap_or_default();
+            lines += bytes.iter().filter(|byte| **byte == b'\n').count();
+            self.at = Some((file, 0));
+            if lines >= tail {
+                return;
+            }
+        }
     }
 
     /// What was written since the last call; empty at the end. At most 1 MiB at a time.
@@ -217,6 +243,57 @@ mod tests {
         let expected: Vec<String> =
             ["7.1", "7.2"].iter().flat_map(|key| (0..50).map(move |line| format!("{key} {line}"))).collect();
         assert_eq!(texts(&seen), expected);
+    }
+
+    #[test]
+    fn beginning_ends_while_the_log_grows_as_fast_as_it_is_read() {
+        use std::sync::atomic::{AtomicBool, Ordering};
+        let dir = tempfile::tempdir().expect("tempdir");
+        let limits = LogLimits { file_bytes: 1 << 20, files: 3 };
+        let mut writer = Writer::new(dir.path().into(), "7.1", limits, SystemTime::now());
+        let line = vec![b'x'; 99].into_iter().chain([b'\n']).collect::<Vec<u8>>().repeat(5000);
+        writer.feed(Stream::Stdout, &line, SystemTime::now());
+        let (done, (told, answer)) = (AtomicBool::new(false), std::sync::mpsc::channel());
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    writer.feed(Stream::Stdout, &line, SystemTime::now());
+                }
+            });
+            let dir = dir.path();
+            let reads = scope.spawn(move || {
+                for query in [Query::default(), Query { tail: Some(2), since: None }] {
+                    let _ = told.send(Reader::new(dir).begin(query).len());
+                }
+            });
+            let read = || answer.recv_timeout(Duration::from_secs(60));
+            let answers = (read(), read());
+            done.store(true, Ordering::Relaxed);
+            assert!(answers.0.is_ok_and(|lines| lines > 0), "all of it");
+            assert_eq!(answers.1, Ok(2));
+            let _ = reads.join();
+        });
+    }
+
+    #[test]
+    fn a_tail_reaches_over_files_and_following_goes_on_behind_it() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let limits = LogLimits { file_bytes: 200, files: 100 };
+        let mut writer = Writer::new(dir.path().into(), "7.1", limits, SystemTime::now());
+        let mut feed = |line: u32| {
+            writer.feed(Stream::Stdout, format!("{line}\n").as_bytes(), SystemTime::now());
+        };
+        (0..50).for_each(&mut feed);
+        let mut reader = Reader::new(dir.path());
+        let tail = reader.begin(Query { tail: Some(20), since: None });
+        let expected: Vec<String> = (30..50).map(|line| line.to_string()).collect();
+        assert_eq!(texts(&tail), expected);
+        feed(50);
+        let mut more = reader.read_on();
+        if more.is_empty() {
+            more = reader.read_on();
+        }
+        assert_eq!(texts(&more), ["50"]);
     }
 
     #[test]
