@@ -18,14 +18,17 @@ def rollup(pid):
     return field("Pss"), field("Private_Clean") + field("Private_Dirty"), field("Pss_Shmem")
 
 
-def processes(match):
+def processes(match, parent=None):
+    """Pids whose arguments match; with `parent`, only its children."""
     found = []
     for path in glob.glob("/proc/[0-9]*/cmdline"):
         try:
             args = pathlib.Path(path).read_bytes().split(b"\0")
+            stat = pathlib.Path(path).with_name("stat").read_text()
         except OSError:
             continue
-        if match([a.decode(errors="replace") for a in args]):
+        ours = parent is None or int(stat.rsplit(")", 1)[1].split()[1]) == parent
+        if ours and match([a.decode(errors="replace") for a in args]):
             found.append(int(path.split("/")[2]))
     return found
 
@@ -38,7 +41,7 @@ with nodectl() as (client, node, data):
     client("image", "load", archive)
     client("deploy", "--image", "shop:1", "--name", "shop")
     client("scale", f"web={COUNT}", "-a", "shop")
-    until(lambda: sum(i["ready"] for i in json.loads(client("status", "shop", "-o", "json"))["apps"][0]["instances"]) == COUNT)
+    until("all are ready", lambda: sum(i["ready"] for i in json.loads(client("status", "shop", "-o", "json"))["apps"][0]["instances"]) == COUNT)
     time.sleep(10)
     children = processes(lambda a: len(a) > 1 and a[1] == "proxy" )
     shims = processes(lambda a: len(a) > 1 and a[1] == "shim")
@@ -51,7 +54,7 @@ with nodectl() as (client, node, data):
 with docker() as (client, daemon):
     client("load", "-i", archive)
     client("service", "create", "--detach", "--no-resolve-image", "--replicas", str(COUNT), "--name", "shop", "shop:1")
-    until(lambda: len(client("ps", "-q").split()) == COUNT)
+    until("all run", lambda: len(client("ps", "-q").split()) == COUNT)
     time.sleep(10)
     daemons = [daemon.pid, *processes(lambda a: a[0].endswith("containerd"))]
     shims = processes(lambda a: "containerd-shim" in a[0])

@@ -96,7 +96,9 @@ def main():
             return
         rounds = sys.argv[1] if len(sys.argv) > 1 else "200"
         peers = [f"{p}={bundle(folder / p, p)}" for p in ("crun", "runc")]
-        out = run(driver, NODECTL, str(ours), rounds, *peers)
+        # crun refuses a hybrid host whose v2 tree has controllers left: out of sight with that tree.
+        hide = 'umount /sys/fs/cgroup/unified 2>/dev/null; exec "$@"'
+        out = run("unshare", "--mount", "sh", "-c", hide, "sh", driver, NODECTL, str(ours), rounds, *peers)
     times = {line.split()[0]: [int(n) / 1000 for n in line.split()[1:]] for line in out.splitlines()}
     print(machine())
     print(f"{rounds} rounds of each in turns, load {os.getloadavg()[0]:.1f}; median (quartiles) in ms")

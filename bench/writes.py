@@ -41,7 +41,7 @@ def etcd():
             except OSError:
                 return False
 
-        until(healthy, 30)
+        until("etcd is healthy", healthy, 30)
         yield url
     finally:
         process.send_signal(signal.SIGTERM)
