@@ -15,5 +15,5 @@ dev:
 
 # Side-by-side measurements against the peers; takes a while.
 bench:
-    cargo build --profile dist
+    cargo build --profile dist --bins --examples
     for script in bench/*.py; do [ "$script" = bench/common.py ] || "$script"; done

@@ -26,7 +26,14 @@ def need(*programs):
 
 
 def run(*args, **kw):
-    return subprocess.run(args, check=True, text=True, capture_output=True, **kw).stdout
+    done = subprocess.run(args, text=True, capture_output=True, **kw)
+    if done.returncode != 0:
+        raise Failed(f"{' '.join(args)}: {done.stderr.strip()}")
+    return done.stdout
+
+
+class Failed(Exception):
+    pass
 
 
 @contextlib.contextmanager
@@ -75,7 +82,7 @@ def docker(swarm=True):
             try:
                 client("version")
                 break
-            except subprocess.CalledProcessError:
+            except Failed:
                 time.sleep(0.1)
         else:
             sys.exit(f"dockerd did not come up: {open(f'{folder}/log').read()[-2000:]}")
@@ -139,12 +146,12 @@ def answers(address, host=None, timeout=1.0):
         return False
 
 
-def until(check, seconds=120):
+def until(what, check, seconds=120):
     """Seconds until `check()` is true, asked every 2 ms."""
     start = time.monotonic()
     while not check():
         if time.monotonic() - start > seconds:
-            sys.exit("it did not happen in time")
+            sys.exit(f"in vain: {what}")
         time.sleep(0.002)
     return time.monotonic() - start
 
