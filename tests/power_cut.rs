@@ -7,8 +7,8 @@
 //! is made again from that log: everything up to the last flush, and of what came after it all,
 //! none, or sectors by lot.
 //!
-//! Needs qemu-system-x86, busybox-static, cpio, e2fsprogs, and a kernel in target/vm (see
-//! tests/power-cut/get-kernel.sh); skips without. NODECTL_POWER_CUTS=n for more than six.
+//! Needs qemu-system-x86, busybox-static, cpio, e2fsprogs, and a kernel in target/vm/kernel
+//! (see tests/vm/fetch-kernel.sh); skips without. NODECTL_POWER_CUTS=n for more than four.
 
 mod store_writer;
 
@@ -63,7 +63,7 @@ fn tools() -> Result<Tools, String> {
             return Err(format!("needs {program}"));
         }
     }
-    let vm = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/vm");
+    let vm = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/vm/kernel");
     let first = |dir: PathBuf, prefix: &str| {
         let entries = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
         entries.filter(|path| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(prefix))).max()
@@ -72,7 +72,7 @@ fn tools() -> Result<Tools, String> {
     let modules = first(vm.join("lib/modules"), "");
     match (kernel, modules) {
         (Some(kernel), Some(modules)) => Ok(Tools { kernel, modules }),
-        _ => Err("needs a kernel: run tests/power-cut/get-kernel.sh".into()),
+        _ => Err("needs a kernel: run tests/vm/fetch-kernel.sh".into()),
     }
 }
 
@@ -230,7 +230,7 @@ fn acknowledged_writes_survive_power_cuts() {
         Ok(tools) => tools,
         Err(why) => return eprintln!("skipped: {why}"),
     };
-    let cuts = number("NODECTL_POWER_CUTS", 6);
+    let cuts = number("NODECTL_POWER_CUTS", 4);
     let seed = number("NODECTL_SEED", 0x1234_5678_9abc_def1);
     let mut lot = Lot(seed);
     let dir = tempfile::tempdir().expect("a folder");
