@@ -76,7 +76,7 @@ async fn main() -> anyhow::Result<()> {
             }
         }
     }
-    runtime.close();
+    runtime.close().await;
     print("nodectl", &mut removed);
     print("nodectl-started", &mut started);
     print("nodectl-exited", &mut exited);

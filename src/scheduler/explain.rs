@@ -251,7 +251,13 @@ impl<'a> Asker<'a> {
     }
 
     fn unplaced(&self, key: &AppKey) -> Vec<Unplaced> {
-        plan(self.state, Some(&BTreeSet::from([key.clone()])), self.now).report
+        // A plan from after the deadline ends the deployment and asks no more what was missing;
+        // whoever asks why, in the moment before that is carried out, still wants to know.
+        let running = self.state.app(key).and_then(|app| app.deployment);
+        let running = running.and_then(|id| self.state.deployments.get(&(key.clone(), id)));
+        let last = running.map_or(u64::MAX, |d| d.deadline_at.unix_ms.saturating_sub(1));
+        let now = Timestamp::from_unix_ms(self.now.unix_ms.min(last));
+        plan(self.state, Some(&BTreeSet::from([key.clone()])), now).report
     }
 
     fn counts(&self, key: &AppKey, process: &Process<'_>) -> Finding {
