@@ -60,16 +60,22 @@ where
     let up = Up { socket: node.socket.clone(), http: node.http, warnings: node.warnings.clone() };
     let Node { parts, mut tasks, mut failures, .. } = node;
     let mut ended = Ok(());
+    let mut failed = None;
     tokio::select! {
         said = async { parts.settled().await; on_up(up).await } => if let Err(error) = said { ended = Err(error) },
         _ = stop.wait() => {}
-        failure = failures.recv() => ended = Err(anyhow::anyhow!(failure.unwrap_or_default())),
+        failure = failures.recv() => failed = Some(failure.unwrap_or_default()),
     }
-    if ended.is_ok() && !stop.came {
+    if ended.is_ok() && failed.is_none() && !stop.came {
         tokio::select! {
             _ = stop.wait() => {}
-            failure = failures.recv() => ended = Err(anyhow::anyhow!(failure.unwrap_or_default())),
+            failure = failures.recv() => failed = Some(failure.unwrap_or_default()),
         }
+    }
+    if let Some(failure) = failed {
+        let why = parts.abandon(&failure).await;
+        tasks.finish(STOP_TASKS).await;
+        anyhow::bail!(why);
     }
     // First signal drains, second exits.
     tokio::select! {
@@ -146,7 +152,9 @@ impl Node {
         let started =
             Node::start_behind(options, folder, data, &tag, &run_dir, program, supervisor.clone(), http)
                 .await;
-        if started.is_err() {
+        // One that serves was adopted: what it leads to runs on, whatever keeps us from starting.
+        let serves = supervisor.served().borrow().is_some();
+        if started.is_err() && !serves {
             supervisor.shutdown().await;
         }
         started
@@ -367,6 +375,23 @@ impl Parts {
         let _ = tokio::time::timeout(SETTLE, serves).await;
     }
 
+    /// The node has failed; what it runs has not. As if it were killed, its containers and its
+    /// proxy go on serving, and the next start adopts them. Says why, and what to do.
+    async fn abandon(self, failure: &str) -> String {
+        let _ = std::fs::remove_file(&self.socket);
+        let cause = self.raft.metrics().failure;
+        // Its own error is the cause that is told here.
+        self.raft.shutdown().await;
+        let what = match cause {
+            Some(cause) if is_full(&cause) => "its disk is full: free some space".to_owned(),
+            Some(cause) => format!("its store cannot be written ({cause}): look after its disk"),
+            None => failure.to_owned(),
+        };
+        format!(
+            "the node cannot go on, {what}\n  what it runs goes on serving; start the node again to take it back"
+        )
+    }
+
     /// Ends everything in its order: no new work, no new requests, no containers, no network.
     async fn stop(self, tasks: &mut Tasks) {
         tasks.shutdown.cancel();
@@ -385,4 +410,9 @@ impl Parts {
         }
         let _ = std::fs::remove_dir(&run_dir);
     }
+}
+
+/// Whether a failure of the store is a lack of room.
+fn is_full(cause: &str) -> bool {
+    ["StorageFull", "QuotaExceeded", "No space left"].iter().any(|sign| cause.contains(sign))
 }
