@@ -201,13 +201,15 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         Ok(())
     }
 
-    /// Not awaited: it is synced with the next append, or half a second later. A leader finds
-    /// out again what is committed; a follower starts a little further back.
+    /// Not awaited: it is written with the next append, or half a second after the last one. A
+    /// leader finds out again what is committed; a follower starts a little further back.
     async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
         let message = v1::CommittedRecord { log_id: committed.as_ref().map(log_id_to_wire) };
-        let op = Self::put(Name::Committed, Kind::Committed, &message);
         self.index().committed = committed;
-        self.queue.send(Job { ops: vec![op], moves: Moves::Nothing, done: Done::Lazy })
+        let index = committed.map_or(0, |id| id.index);
+        self.queue
+            .committed(index, seal(Kind::Committed, Name::Committed.as_str().as_bytes(), &message).into());
+        Ok(())
     }
 
     async fn read_committed(&mut self) -> io::Result<Option<LogId>> {

@@ -42,7 +42,7 @@ impl Mark {
         let mut mark = Mark { file, sequence: 0, store_id: store_id.to_owned(), known: Known::default() };
         mark.write(Known::default())?;
         mark.write(Known::default())?;
-        mark.sync()?;
+        mark.file.sync_all()?;
         Ok(mark)
     }
 
@@ -79,7 +79,7 @@ impl Mark {
     }
 
     pub fn sync(&self) -> io::Result<()> {
-        self.file.sync_all()
+        self.file.sync_data()
     }
 }
 

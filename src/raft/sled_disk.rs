@@ -1,7 +1,8 @@
 //! The disk on sled 0.34. What sled needs to be trusted with a log:
 //!
 //! - `flush()` does not survive a power cut (it uses sync_file_range, which commits neither the
-//!   file's length nor the drive's cache): each sync is a flush and then fsync of sled's file.
+//!   file's length nor the drive's cache): each sync is a flush and then fdatasync of sled's
+//!   file.
 //! - Items above about 128 KiB go to blob files that sled never syncs: every value is at most
 //!   4 KiB, longer records are stored in chunks.
 //! - Its page cache may take 1 GiB unless told otherwise.
@@ -145,7 +146,9 @@ impl Disk for SledDisk {
 
     fn sync(&self) -> io::Result<()> {
         guarded(|| self.db.flush().map(drop))?;
-        self.file.sync_all()
+        // The data, and of what is about the file all that reading it back needs: its length
+        // and where its blocks are, not its times, which would be a journal commit each time.
+        self.file.sync_data()
     }
 
     fn get(&self, name: Name) -> io::Result<Option<Bytes>> {
