@@ -62,9 +62,14 @@ fn of_kind(node: &Node, verb: &str) -> BTreeMap<i32, String> {
     all
 }
 
+/// The first process of each container; what it forks for a request comes and goes.
 fn container_pids(node: &Node) -> Vec<i32> {
-    let mut pids: Vec<i32> =
-        node.processes().into_iter().filter(|(_, l)| l.starts_with("httpd")).map(|(p, _)| p).collect();
+    let is_init = |pid: &i32| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        status.lines().any(|line| line.starts_with("NSpid:") && line.ends_with("\t1"))
+    };
+    let httpd = node.processes().into_iter().filter(|(_, line)| line.starts_with("httpd"));
+    let mut pids: Vec<i32> = httpd.map(|(pid, _)| pid).filter(is_init).collect();
     pids.sort_unstable();
     pids
 }
