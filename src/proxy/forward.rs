@@ -270,7 +270,9 @@ async fn exchange(worker: &Rc<Worker>, service: &Service, routed: Routed) -> Res
             worker.refused(&backend, || format!("broke a new connection: {}", error.error()));
         }
         match copy {
-            Some(copy) if broke && untouched && worker.budget_spent() => {
+            // A kept connection that died costs nothing: the next try is on a new one, so it
+            // happens once to a request, and an app that closes after each answer is not down.
+            Some(copy) if broke && untouched && (was_kept || worker.budget_spent()) => {
                 request = copy.request(upload.as_ref())
             }
             _ => break,

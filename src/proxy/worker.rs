@@ -426,7 +426,8 @@ impl Drop for Place {
 }
 
 /// Retries that a broken backend may cost: one for ten answers, and a hundred to begin with,
-/// so that a service that is down is not sent twice the load. Refused connections are free.
+/// so that a service that is down is not sent twice the load. Refused connections are free, and so
+/// are kept ones that died.
 const BUDGET_MAX: u32 = 1000;
 const BUDGET_RETRY: u32 = 10;
 
