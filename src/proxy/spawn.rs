@@ -154,7 +154,7 @@ pub fn spawn(
     match boot(config, sockets, table, closed_gates, &ours, child.id()) {
         Ok((pidfd, link, hello)) => Ok(Living { pid: child.id(), pidfd, link, hello, child: Some(child) }),
         Err(error) => {
-            let ended_by_itself = matches!(child.try_wait(), Ok(Some(_)));
+            let ended_by_itself = ends_by_itself(&mut child);
             // Both fail only when there is nothing left to end or to reap.
             let _ = child.kill();
             let status = child.wait();
@@ -166,6 +166,19 @@ pub fn spawn(
             }
         }
     }
+}
+
+/// Whether a program that broke its link off ends now: its end of the link closes a moment
+/// before it does. Half a second is many times that moment, and short for who waits.
+fn ends_by_itself(child: &mut Child) -> bool {
+    for _ in 0..50 {
+        match child.try_wait() {
+            Ok(None) => std::thread::sleep(std::time::Duration::from_millis(10)),
+            Ok(Some(_)) => return true,
+            Err(_) => return false,
+        }
+    }
+    false
 }
 
 fn boot(
