@@ -1,5 +1,4 @@
-//! The one small trait between the log and what keeps it. Today sled (`sled_disk.rs`); a
-//! write-ahead log of our own would take its place here.
+//! The one small trait between the log and what keeps it (`parts.rs`).
 //!
 //! A disk keeps sealed records and understands none of them: log entries by their index, and a
 //! handful of named ones. One thread writes (`writer.rs`), in order; any thread may read.
@@ -31,7 +30,7 @@ impl Name {
 }
 
 /// One change. Changes take effect in the order in which they are written.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Op {
     PutEntry { index: u64, record: Bytes },
     RemoveEntries(Range<u64>),

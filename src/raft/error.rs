@@ -20,6 +20,13 @@ pub enum Error {
         .dir.display(), env!("CARGO_PKG_VERSION")
     )]
     Newer { dir: PathBuf, what: String, written_by: String },
+    /// Its layout was given up before the first release that promises to read it.
+    #[error(
+        "the store in {} was last written by nodectl {written_by}: {what}. start that version with this \
+         data folder, or choose an empty one with --data-dir and deploy there",
+        .dir.display()
+    )]
+    Older { dir: PathBuf, what: String, written_by: String },
     #[error(
         "the store in {} is in use by another nodectl: stop that one, or choose another --data-dir",
         .dir.display()

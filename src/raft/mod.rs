@@ -2,7 +2,7 @@
 //! is committed and then applied, on one server as on five.
 //!
 //! ```text
-//! propose ─► openraft ─► log.rs ─► writer.rs ─► disk.rs (sled_disk.rs), mark.rs
+//! propose ─► openraft ─► log.rs ─► writer.rs ─► parts.rs (wal/, names.rs), mark.rs
 //!                │ committed         one sync for all who wait
 //!                ▼
 //!           machine.rs ─► ClusterState::apply ─► hub.rs ─► view, subscribe
@@ -21,14 +21,16 @@ mod hub;
 mod log;
 mod machine;
 mod mark;
+mod names;
 mod network;
 mod open;
+mod parts;
 mod recover;
-mod sled_disk;
 mod snapshot;
 #[cfg(test)]
 mod tests;
 mod types;
+mod wal;
 mod writer;
 
 pub use error::{Error, ProposeError, ReadError};
@@ -50,6 +52,8 @@ pub struct Config {
     pub snapshot_every_entries: u64,
     /// Bytes of commands until a snapshot is taken, however few they are.
     pub snapshot_every_bytes: u64,
+    /// Of one file of the log; reserved when it is made.
+    pub segment_bytes: u64,
     pub heartbeat_interval: Duration,
     /// The least; the most is twice this.
     pub election_timeout: Duration,
@@ -63,6 +67,7 @@ impl Config {
             // A start replays at most twice this: well under a second.
             snapshot_every_entries: 10_000,
             snapshot_every_bytes: 32 << 20,
+            segment_bytes: 8 << 20,
             // Five heartbeats to an election: a busy machine that misses two does not cause one.
             heartbeat_interval: Duration::from_millis(100),
             election_timeout: Duration::from_millis(500),

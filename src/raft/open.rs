@@ -4,14 +4,15 @@
 //! raft/
 //!   lock        held while a node runs
 //!   version     which format, written by which nodectl
-//!   log/        the disk: sled
+//!   log/        entries, the vote: the write-ahead log
+//!   names/      which snapshots are kept: sled
 //!   mark        how far the log is known to reach
 //!   snapshots/  the newest two
 //! ```
 
 use super::Config;
-use super::disk::{Disk, Name, Op};
-use super::envelope::{FORMAT, Fault, Kind, seal};
+use super::disk::{Disk, Op};
+use super::envelope::Fault;
 use super::error::Error;
 use super::handle::{Handle, Held};
 use super::hub::Hub;
@@ -19,11 +20,10 @@ use super::log::LogStore;
 use super::machine::{Growth, Machine, Snapshots};
 use super::mark::Mark;
 use super::network::Alone;
-use super::recover::{Recovered, named, recover};
-use super::sled_disk::SledDisk;
+use super::parts::{self, Opened};
+use super::recover::{Recovered, recover};
 use super::types::{Member, TypeConfig};
 use super::writer;
-use crate::clock;
 use crate::proto::v1;
 use openraft::SnapshotPolicy;
 use std::collections::BTreeMap;
@@ -50,6 +50,9 @@ pub async fn open(config: Config) -> Result<Handle, Error> {
         .map_err(|e| Error::Start(format!("opening the store failed: {e}")))??;
     start(config, store).await
 }
+
+/// Of the folder's layout: 1 had the log in sled.
+const FORMAT: u16 = 2;
 
 /// A store that was opened and found sound.
 pub(super) struct Store {
@@ -79,12 +82,9 @@ pub(super) fn open_store(config: &Config) -> Result<Store, Error> {
         _ => Error::Io { what: format!("{what} in {}", dir.display()), source: e },
     };
     let is_old = dir.join("mark").exists();
-    if is_old && !dir.join("log/db").exists() {
-        return Err(fault(Fault::Damaged("the log is missing".into())));
-    }
-    let (disk, released) = SledDisk::open(&dir.join("log")).map_err(|e| trouble("open the log", e))?;
+    let opened = parts::Parts::open(dir, config.raft_id, config.segment_bytes, is_old);
+    let Opened { disk, identity, released } = opened.map_err(|e| trouble("open the log", e))?;
     let disk: Arc<dyn Disk> = Arc::new(disk);
-    let identity = identify(&*disk, config.raft_id, is_old).map_err(fault)?;
     let mark =
         if is_old { Mark::open(&dir.join("mark"), &identity.store_id) } else { create_mark(dir, &identity) };
     let mark = mark.map_err(|e| trouble("open the mark", e))?;
@@ -133,7 +133,11 @@ fn check_version(dir: &Path) -> Result<String, Error> {
     };
     if format != FORMAT {
         let what = format!("the store is of format {format}, and only format {FORMAT} is known here");
-        return Err(Error::Newer { dir: dir.to_owned(), what, written_by });
+        let dir = dir.to_owned();
+        return Err(match format < FORMAT {
+            true => Error::Older { dir, what, written_by },
+            false => Error::Newer { dir, what, written_by },
+        });
     }
     Ok(written_by)
 }
@@ -149,25 +153,6 @@ fn write_version(dir: &Path) -> io::Result<()> {
     File::open(&temporary)?.sync_all()?;
     std::fs::rename(&temporary, &path)?;
     File::open(dir)?.sync_all()
-}
-
-/// The store's identity; a new one on a disk that holds nothing yet.
-fn identify(disk: &dyn Disk, raft_id: u64, is_old: bool) -> Result<v1::StoreIdentity, Fault> {
-    if let Some(identity) = named(disk, Name::Identity, Kind::Identity)? {
-        return Ok(identity);
-    }
-    if is_old {
-        return Err(Fault::Damaged("the log is empty, and it was not".into()));
-    }
-    let identity = v1::StoreIdentity {
-        raft_id,
-        store_id: format!("{:032x}", clock::random_u128()),
-        created_at_ms: clock::now().unix_ms,
-    };
-    let record = seal(Kind::Identity, Name::Identity.as_str().as_bytes(), &identity).into();
-    let written = disk.write(&[Op::Put { name: Name::Identity, record }]).and_then(|()| disk.sync());
-    written.map_err(|e| Fault::Damaged(format!("the identity could not be written: {e}")))?;
-    Ok(identity)
 }
 
 /// The mark comes last when a store is made, and whole: where there is one, there is a store.

@@ -295,6 +295,31 @@ impl Source {
     }
 }
 
+/// Pointers to every whole snapshot in `dir`, newest first, by reading each.
+///
+/// # Errors
+/// The disk's, and `InvalidData` for one of a newer version, which is not ours to leave out.
+pub(super) fn sound_ones(dir: &Path) -> io::Result<Vec<v1::SnapshotPointer>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.extension().is_none_or(|extension| extension != "snapshot") {
+            continue;
+        }
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_reader(File::open(&path)?)?;
+        let size_bytes = path.metadata()?.len();
+        let file = SnapshotFile { path, size_bytes, hash: *hasher.finalize().as_bytes() };
+        match read(&file) {
+            Ok(applied) => found.push((applied.last, file.to_pointer(applied.last))),
+            Err(Fault::Damaged(what)) => tracing::warn!(%what, "left out a damaged snapshot"),
+            Err(newer @ Fault::Newer(_)) => return Err(newer.into()),
+        }
+    }
+    found.sort_by(|(a, _), (b, _)| b.cmp(a));
+    Ok(found.into_iter().map(|(_, pointer)| pointer).collect())
+}
+
 /// Deletes every file in `dir` that `keep` doesn't name: what is older, and what a crash left half-written.
 pub(super) fn delete_others(dir: &Path, keep: &[String]) -> io::Result<()> {
     for entry in std::fs::read_dir(dir)? {

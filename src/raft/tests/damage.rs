@@ -14,7 +14,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 fn config(dir: &Path) -> Config {
-    Config { snapshot_every_entries: 60, ..Config::new(dir) }
+    Config { snapshot_every_entries: 60, segment_bytes: 128 << 10, ..Config::new(dir) }
 }
 
 /// A store with two snapshots, a purged log, entries of one byte to some chunks; and the state
@@ -47,7 +47,7 @@ fn copy(from: &Path, to: &Path) {
         fs::create_dir_all(target.parent().expect("a folder")).expect("made");
         fs::copy(&file, &target).expect("copied");
     }
-    fs::create_dir_all(to.join("log/blobs")).expect("made");
+    fs::create_dir_all(to.join("names/blobs")).expect("made");
 }
 
 /// The state that a start would come to, without starting Raft.
@@ -96,7 +96,7 @@ fn damage_each(what: &str, source: &Path, whole: &ClusterState, damage: impl Fn(
                 assert!(state == *whole, "{what}, round {round}: opened with another state");
                 "whole".to_owned()
             }
-            Err(e @ (Error::Damaged { .. } | Error::Newer { .. })) => {
+            Err(e @ (Error::Damaged { .. } | Error::Newer { .. } | Error::Older { .. })) => {
                 let text = e.to_string();
                 let text = text.split_once("damaged:").map_or(text.clone(), |(_, why)| why.to_owned());
                 text.chars().take(60).filter(|c| !c.is_ascii_digit()).collect()
@@ -155,8 +155,7 @@ async fn a_truncated_or_missing_file_is_harmless_or_reported() {
     }
 }
 
-/// What sled does with an end that it can't read: it starts without it. Here the whole log is
-/// put back to an earlier day, which no checksum can tell.
+/// The whole log is put back to an earlier day, which no checksum can tell.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_lost_acknowledged_entries_is_reported() {
     let dir = tempfile::tempdir().expect("a folder");

@@ -5,7 +5,7 @@ use super::super::envelope::{Kind, seal};
 use super::super::hub::View;
 use super::super::mark::{Known, Mark};
 use super::super::open::open_store;
-use super::super::sled_disk::SledDisk;
+use super::super::parts::Parts;
 use super::super::types::{
     Encoded, Entry, LeaderId, LogId, Member, Membership, StoredMembership, Vote, log_id_to_wire, open_entry,
     seal_entry,
@@ -249,7 +249,7 @@ fn history() -> Vec<Action> {
 #[test]
 fn the_named_records_of_the_first_format_are_still_read() {
     let dir = tempfile::tempdir().expect("a folder");
-    let (disk, _) = SledDisk::open(dir.path()).expect("a disk");
+    let disk = Parts::open(dir.path(), 1, 1 << 20, false).expect("a disk").disk;
     let read = |name: &str| Bytes::from(fs::read(fixtures().join(name)).expect("readable"));
     for name in [Name::Identity, Name::Vote, Name::Committed, Name::Purged, Name::Snapshots] {
         disk.write(&[Op::Put { name, record: read(name.as_str()) }]).expect("written");
@@ -314,17 +314,21 @@ async fn an_unknown_kind_of_entry_halts_the_node() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_folder_of_a_newer_version_is_left_alone() {
+async fn a_folder_of_another_version_is_left_alone() {
     let dir = tempfile::tempdir().expect("a folder");
     let store = open(Config::new(dir.path())).await.expect("a new store");
     store.propose("test", Action::InitCluster { cluster_id: 1 }).await.expect("made");
     store.shutdown().await;
-    let newer = "store format 2\nwritten by nodectl 9.1.0\n";
-    fs::write(dir.path().join("version"), newer).expect("written");
-    let error = match open(Config::new(dir.path())).await {
-        Ok(_) => panic!("opened"),
-        Err(e) => e.to_string(),
-    };
-    assert!(error.contains("start nodectl 9.1.0 or newer"), "{error}");
-    assert_eq!(fs::read_to_string(dir.path().join("version")).expect("there"), newer);
+    for (format, version, advice) in
+        [(9, "9.1.0", "start nodectl 9.1.0 or newer"), (1, "0.0.9", "start that version")]
+    {
+        let other = format!("store format {format}\nwritten by nodectl {version}\n");
+        fs::write(dir.path().join("version"), &other).expect("written");
+        let error = match open(Config::new(dir.path())).await {
+            Ok(_) => panic!("opened"),
+            Err(e) => e.to_string(),
+        };
+        assert!(error.contains(advice), "{error}");
+        assert_eq!(fs::read_to_string(dir.path().join("version")).expect("there"), other);
+    }
 }

@@ -1,0 +1,248 @@
+//! The log alone: what a crash at any byte leaves, what damage is told from it, and that old
+//! segments go without taking a name with them.
+
+use super::super::disk::{Name, Op};
+use super::segment::{self, START};
+use super::{Place, Wal, group};
+use bytes::Bytes;
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+const SEGMENT_BYTES: u64 = 16 << 10;
+
+fn create(dir: &Path) -> Wal {
+    Wal::create(dir, SEGMENT_BYTES, Bytes::from_static(b"whose")).expect("a new log")
+}
+
+fn reopen(dir: &Path) -> Result<Wal, String> {
+    Wal::open(dir, SEGMENT_BYTES).map_err(|e| e.to_string())
+}
+
+fn entry(index: u64, length: usize) -> Op {
+    Op::PutEntry { index, record: vec![index as u8; length].into() }
+}
+
+fn vote(n: u8) -> Op {
+    Op::Put { name: Name::Vote, record: vec![n; 20].into() }
+}
+
+fn write(wal: &Wal, ops: &[Op]) {
+    wal.write(ops).expect("written");
+    wal.sync().expect("synced");
+}
+
+fn all(wal: &Wal) -> Vec<(u64, Bytes)> {
+    let mut found = Vec::new();
+    let mut next = 0;
+    loop {
+        let some = wal.entries(next..u64::MAX, 1000).expect("read");
+        let Some((last, _)) = some.last() else { return found };
+        next = last + 1;
+        found.extend(some);
+    }
+}
+
+#[test]
+fn a_crash_at_any_byte_of_a_group_leaves_everything_before_it_and_can_be_written_on() {
+    let source = tempfile::tempdir().expect("a folder");
+    let wal = create(source.path());
+    write(&wal, &[entry(0, 100), vote(1)]);
+    write(&wal, &[entry(1, 300), entry(2, 1), vote(2)]);
+    let whole = all(&wal);
+    let number = wal.tail().segment.number;
+    let end = wal.tail().offset;
+    drop(wal);
+    let bytes = std::fs::read(segment::path(source.path(), number)).expect("read");
+    let mut start = START as usize;
+    start += group::claimed(&bytes[start..]).expect("the first group").1;
+    for cut in (start..end as usize).rev() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let mut torn = bytes.clone();
+        // What a disk may hold there: nothing yet, or something else altogether.
+        torn[cut..end as usize].fill(if cut % 2 == 0 { 0 } else { 0xa5 });
+        std::fs::write(segment::path(dir.path(), number), torn).expect("written");
+        let wal = reopen(dir.path()).expect("a crash leaves this");
+        assert_eq!(all(&wal), whole[..1], "cut at {cut}");
+        assert_eq!(wal.get(Name::Vote), Some(vec![1; 20].into()));
+        write(&wal, &[entry(1, 7)]);
+        drop(wal);
+        assert_eq!(all(&reopen(dir.path()).expect("sound")).len(), 2);
+    }
+}
+
+#[test]
+fn a_group_that_went_bad_with_a_sound_one_after_it_is_damage() {
+    for (spoilt, what) in [(1, "can't be read, and group"), (40, "can't be read past its group")] {
+        let dir = tempfile::tempdir().expect("a folder");
+        let wal = create(dir.path());
+        for index in 0..60 {
+            write(&wal, &[entry(index, 300)]);
+        }
+        assert_eq!(wal.tail().segment.number, 2);
+        // The last of the first segment has no sound group behind it in its own file.
+        let place = |n: u64| wal.held().entries.get(n).expect("there");
+        let last = (0..60).rev().map(place).find(|place| place.segment == 1).expect("some");
+        let Place { segment, offset, .. } = if spoilt == 1 { place(1) } else { last };
+        drop(wal);
+        let file = File::options().write(true).open(segment::path(dir.path(), segment)).expect("opened");
+        file.write_all_at(&[0xff], u64::from(offset) + 5).expect("spoilt");
+        let error = reopen(dir.path()).map(drop).expect_err("damage");
+        assert!(error.contains(what), "{error}");
+    }
+}
+
+#[test]
+fn a_missing_file_in_the_middle_and_one_of_another_log_are_told() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let wal = create(dir.path());
+    for index in 0..150 {
+        write(&wal, &[entry(index, 300)]);
+    }
+    drop(wal);
+    let second = segment::path(dir.path(), 2);
+    let kept = std::fs::read(&second).expect("read");
+    std::fs::remove_file(&second).expect("removed");
+    let error = reopen(dir.path()).map(drop).expect_err("a gap");
+    assert!(error.contains("0000000000000002.wal is missing"), "{error}");
+    let third = std::fs::read(segment::path(dir.path(), 3)).expect("read");
+    std::fs::write(&second, third).expect("written");
+    let error = reopen(dir.path()).map(drop).expect_err("in the wrong place");
+    assert!(error.contains("is really the one numbered 3"), "{error}");
+    std::fs::write(&second, kept).expect("put back");
+    assert_eq!(all(&reopen(dir.path()).expect("sound")).len(), 150);
+}
+
+#[test]
+fn old_files_go_with_their_entries_and_names_stay() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let wal = create(dir.path());
+    write(&wal, &[vote(9)]);
+    for index in 0..1000 {
+        write(&wal, &[entry(index, 300)]);
+        if index % 50 == 49 {
+            write(&wal, &[Op::RemoveEntries(0..index - 9)]);
+        }
+        assert!(wal.size_bytes() <= 4 * SEGMENT_BYTES, "{} at {index}", wal.size_bytes());
+    }
+    assert!(wal.tail().segment.number > 15);
+    let names: Vec<_> =
+        std::fs::read_dir(dir.path()).expect("read").map(|e| e.expect("one").file_name()).collect();
+    assert!(names.len() <= 4 && names.iter().any(|name| name == segment::SPARE), "{names:?}");
+    drop(wal);
+    let wal = reopen(dir.path()).expect("sound");
+    assert_eq!(wal.get(Name::Vote), Some(vec![9; 20].into()));
+    assert_eq!(
+        all(&wal).iter().map(|(index, _)| *index).collect::<Vec<_>>(),
+        (990..1000).collect::<Vec<_>>()
+    );
+}
+
+/// A crash between the making of a file and its first group, then on.
+#[test]
+fn a_new_file_without_a_group_still_gets_the_names() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let wal = create(dir.path());
+    write(&wal, &[vote(3), entry(0, 10)]);
+    let sequence = wal.tail().sequence;
+    drop(wal);
+    segment::create(dir.path(), 2, sequence, SEGMENT_BYTES, b"whose").expect("made");
+    let wal = reopen(dir.path()).expect("a crash leaves this");
+    write(&wal, &[Op::RemoveEntries(0..1), entry(1, 10)]);
+    assert_eq!(wal.held().segments.len(), 1);
+    drop(wal);
+    let wal = reopen(dir.path()).expect("sound");
+    assert_eq!(wal.get(Name::Vote), Some(vec![3; 20].into()));
+    assert_eq!(all(&wal).len(), 1);
+}
+
+#[test]
+fn a_group_larger_than_a_file_gets_one_of_its_own() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let wal = create(dir.path());
+    write(&wal, &[entry(0, 10)]);
+    write(&wal, &[entry(1, 1 << 20)]);
+    write(&wal, &[entry(2, 10)]);
+    drop(wal);
+    let lengths: Vec<usize> =
+        all(&reopen(dir.path()).expect("sound")).iter().map(|(_, record)| record.len()).collect();
+    assert_eq!(lengths, [10, 1 << 20, 10]);
+}
+
+#[test]
+fn a_reader_keeps_what_it_reads_while_the_file_is_let_go() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let wal = create(dir.path());
+    write(&wal, &[entry(0, 100)]);
+    let (segment, places) = wal.run(0, 1, 1000).expect("there");
+    for index in 1..500 {
+        write(&wal, &[Op::RemoveEntries(0..index), entry(index, 300)]);
+    }
+    let mut bytes = [0xee; 100];
+    segment.file.read_exact_at(&mut bytes, u64::from(places[0].offset)).expect("read");
+    assert_eq!(bytes, [0; 100], "the file was written again under the reader");
+}
+
+/// One thing that is done to a log.
+#[derive(Clone, Debug)]
+enum Deed {
+    Append(usize),
+    Vote(u8),
+    CutBack(u64),
+    Purge(u64),
+    Reopen,
+}
+
+fn deed() -> impl Strategy<Value = Deed> {
+    prop_oneof![
+        8 => (1..4000usize).prop_map(Deed::Append),
+        2 => any::<u8>().prop_map(Deed::Vote),
+        1 => (0..5u64).prop_map(Deed::CutBack),
+        2 => (0..20u64).prop_map(Deed::Purge),
+        1 => Just(Deed::Reopen),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+    #[test]
+    fn it_holds_what_a_plain_map_would(deeds in prop::collection::vec(deed(), 1..60)) {
+        let dir = tempfile::tempdir().expect("a folder");
+        let mut wal = create(dir.path());
+        let (mut map, mut first, mut next) = (BTreeMap::new(), 0, 0);
+        let mut vote_given = None;
+        for deed in deeds {
+            match deed {
+                Deed::Append(length) => {
+                    write(&wal, &[entry(next, length)]);
+                    map.insert(next, Bytes::from(vec![next as u8; length]));
+                    next += 1;
+                }
+                Deed::Vote(n) => {
+                    write(&wal, &[vote(n)]);
+                    vote_given = Some(Bytes::from(vec![n; 20]));
+                }
+                Deed::CutBack(by) => {
+                    let to = next.saturating_sub(by).max(first);
+                    write(&wal, &[Op::RemoveEntries(to..next)]);
+                    map.split_off(&to);
+                    next = to;
+                }
+                Deed::Purge(by) => {
+                    let upto = (first + by).min(next);
+                    write(&wal, &[Op::RemoveEntries(first..upto)]);
+                    map = map.split_off(&upto);
+                    first = upto;
+                }
+                Deed::Reopen => {
+                    drop(wal);
+                    wal = reopen(dir.path()).expect("sound");
+                }
+            }
+            prop_assert_eq!(&all(&wal), &map.clone().into_iter().collect::<Vec<_>>());
+            prop_assert_eq!(&wal.get(Name::Vote), &vote_given);
+        }
+    }
+}
