@@ -1,4 +1,5 @@
-//! This binary as a sealed memfd, from which shims and exec helpers are executed.
+//! This binary as a sealed memfd, from which shims and exec helpers are executed, and the node
+//! itself: its pages are in memory once.
 //!
 //! A container that gets hold of `/proc/PID/exe` of a process of ours (CVE-2019-5736) finds
 //! an anonymous file that nobody can write to: neither the binary on disk nor the pages that
@@ -7,7 +8,9 @@
 use rustix::fs::{MemfdFlags, SealFlags};
 use std::fs::File;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::Arc;
 
 /// A sealed copy of an executable; cheap to clone.
@@ -17,12 +20,16 @@ pub struct SealedExe {
 }
 
 impl SealedExe {
-    /// A copy of the running binary.
+    /// The running binary itself if it is a sealed copy, or else a copy of it.
     ///
     /// # Errors
     /// `/proc` is not mounted, or the kernel has no sealed memfds.
     pub fn of_self() -> std::io::Result<Self> {
-        Self::copy_of(&mut File::open("/proc/self/exe")?)
+        let mut running = File::open("/proc/self/exe")?;
+        if is_sealed(&running) {
+            return Ok(Self { memfd: Arc::new(keep_clear_of_stdio(running.into())?) });
+        }
+        Self::copy_of(&mut running)
     }
 
     /// A copy of any executable; tests use it to run the real binary.
@@ -37,10 +44,7 @@ impl SealedExe {
             .or_else(|_| rustix::fs::memfd_create("nodectl", flags))?;
         let mut copy = File::from(memfd);
         std::io::copy(binary, &mut copy)?;
-        rustix::fs::fcntl_add_seals(
-            &copy,
-            SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE,
-        )?;
+        rustix::fs::fcntl_add_seals(&copy, SEALS)?;
         Ok(Self { memfd: Arc::new(keep_clear_of_stdio(copy.into())?) })
     }
 
@@ -48,6 +52,30 @@ impl SealedExe {
     pub fn path(&self) -> PathBuf {
         format!("/proc/self/fd/{}", self.memfd.as_raw_fd()).into()
     }
+}
+
+/// Starts this program anew from a sealed copy of itself, with the same arguments, in the same
+/// process. Returns if it runs from one already, or if the host does not allow it: then the
+/// program's file and the copy that containers are started from are in memory side by side.
+pub fn run_from_sealed_copy() {
+    if File::open("/proc/self/exe").is_ok_and(|running| is_sealed(&running)) {
+        return;
+    }
+    let Ok(copy) = SealedExe::of_self() else { return };
+    let mut args = std::env::args_os();
+    let mut command = Command::new(copy.path());
+    if let Some(name) = args.next() {
+        command.arg0(name);
+    }
+    let error = command.args(args).exec();
+    tracing::debug!(%error, "running from the file itself");
+}
+
+const SEALS: SealFlags =
+    SealFlags::SEAL.union(SealFlags::SHRINK).union(SealFlags::GROW).union(SealFlags::WRITE);
+
+fn is_sealed(file: &File) -> bool {
+    rustix::fs::fcntl_get_seals(file).is_ok_and(|seals| seals.contains(SEALS))
 }
 
 /// The same file on a descriptor above 2: `Command` replaces 0 to 2 in the child before it

@@ -39,7 +39,7 @@ pub mod users;
 pub mod wiring;
 
 pub use container::{Container, State, Stats};
-pub use exe::SealedExe;
+pub use exe::{SealedExe, run_from_sealed_copy};
 pub use exec::{ExecSession, ExecSpec};
 pub use exit::Exit;
 pub use launch::{Launch, LogLimits, Resources, Stop, UserNamespace};
