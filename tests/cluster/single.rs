@@ -177,7 +177,31 @@ fn an_app_that_never_listens_fails_its_deployment_with_its_last_words() {
         let output = node.run(&["deploy", "-f", manifest.to_str().unwrap()]);
         let said = text(&output.stdout) + &text(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{said}");
-        assert!(said.contains("cannot find my database"), "{said}");
+        assert_eq!(said.matches("cannot find my database").count(), 1, "told once: {said}");
+    });
+}
+
+#[test]
+fn an_app_that_never_listens_has_one_grace_and_is_told_what_to_check() {
+    on_own_network(|| {
+        let node = Node::start();
+        let dir = node.data.parent().unwrap();
+        let archive = image::busybox(dir, "mute:1", &["sh", "-c", "echo hello; exec sleep 1000"]);
+        node.ok(&["image", "load", archive.to_str().unwrap()]);
+        let manifest = dir.join("nodectl.toml");
+        std::fs::write(
+            &manifest,
+            "app = \"mute\"\nimage = \"mute:1\"\n[process.web]\nport = 8080\n\
+             health = { tcp = true, grace = \"2s\" }\n[deploy]\ndeadline = \"10m\"\n",
+        )
+        .unwrap();
+        let output = node.run(&["deploy", "-f", manifest.to_str().unwrap()]);
+        let said = text(&output.stdout) + &text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        for part in ["not healthy within 2 s", "nothing listens on port 8080", "0.0.0.0", "$PORT"] {
+            assert!(said.contains(part), "{part}: {said}");
+        }
+        assert_eq!(said.matches("| hello").count(), 1, "told once: {said}");
     });
 }
 
