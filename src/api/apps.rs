@@ -121,6 +121,12 @@ impl v1::apps_server::Apps for Api {
     }
 
     async fn remove(&self, request: Request<v1::AppRequest>) -> Result<Response<v1::ChangeReply>, Status> {
+        let (tenant, app) = (tenant(&request.get_ref().tenant)?, target::app_name(&request.get_ref().app)?);
+        let view = self.view(false).await?;
+        // Said twice is no fault: whoever says it again waits for the same end.
+        if target::app(&view.state, &tenant, &app)?.removing {
+            return Ok(Response::new(v1::ChangeReply { changed: false, index: view.state.index }));
+        }
         self.change_app(request, |app| Action::RemoveApp { app }).await
     }
 

@@ -23,7 +23,7 @@ pub struct Rollout {
 }
 
 /// What a shell reports for a program that Ctrl-C ended.
-const INTERRUPTED: u8 = 130;
+pub const INTERRUPTED: u8 = 130;
 
 /// Follows the rollout until it is over or, if `leaves_on_interrupt`, Ctrl-C.
 pub async fn follow(
