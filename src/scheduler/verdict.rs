@@ -110,6 +110,10 @@ pub(super) fn tell_crashes(state: &ClusterState, instance: &Instance) -> String 
     let place = on_node(state, instance);
     let told = match &instance.observed.last_exit {
         Some(Exit::Unhealthy(why)) => format!("{place} was {why}{}", to_check(state, instance)),
+        // Nothing of it ran: it has no lines.
+        Some(Exit::StartFailed(why)) => {
+            return format!("{place} could not start, {}: {why}", times(instance.observed.failures));
+        }
         Some(exit) => format!("{place} {exit} {}", times(instance.observed.failures)),
         None => format!("{place} ended {}", times(instance.observed.failures)),
     };

@@ -78,13 +78,11 @@ fn an_unknown_host_is_told_so_and_a_stopped_app_is_unavailable() {
             other => Err(other.to_string()),
         });
         node.ok(&["app", "rm", "shop"]);
-        wait_for("the app to be gone", 20, || match get("shop.localhost", "/").unwrap().status {
-            404 => Ok(()),
+        assert_eq!(node.json(&["app", "ls"])["apps"], serde_json::json!([]), "it returns when it is gone");
+        node.ok(&["deploy", "--image", "shop:1", "--name", "shop"]);
+        wait_for("200", 20, || match get("shop.localhost", "/").unwrap().status {
+            200 => Ok(()),
             other => Err(other.to_string()),
-        });
-        wait_for("the app to be forgotten", 20, || {
-            let apps = node.json(&["app", "ls"])["apps"].clone();
-            if apps.as_array().is_some_and(Vec::is_empty) { Ok(()) } else { Err(apps.to_string()) }
         });
     });
 }
@@ -120,6 +118,46 @@ fn exec_hands_through_output_input_and_status() {
         std::io::Write::write_all(&mut child.stdin.take().unwrap(), b"through and back\n").unwrap();
         let output = child.wait_with_output().unwrap();
         assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(0), "through and back\n"));
+    });
+}
+
+#[test]
+fn a_command_that_cannot_be_executed_ends_as_in_a_shell() {
+    on_own_network(|| {
+        let node = shop(2);
+        for (command, code, said) in [
+            ("foo", 127, "shop/web.1 has no command `foo`"),
+            ("/no/such/thing", 127, "shop/web.1 has no command `/no/such/thing`"),
+            ("/etc/passwd", 126, "shop/web.1 has `/etc/passwd`, which is not executable"),
+        ] {
+            for more in [&[][..], &["-t"][..]] {
+                let args = [&["exec"], more, &["shop/web.1", "--", command]].concat();
+                let output = node.run(&args);
+                assert_eq!(output.status.code(), Some(code), "{}", text(&output.stderr));
+                assert_eq!(text(&output.stderr), format!("error: {said}\n"));
+            }
+        }
+        let output = node.run(&["exec", "shop", "--", "hostname"]);
+        assert_eq!(text(&output.stderr), "in shop/web.1\n", "one of two was chosen");
+        let output = node.run(&["exec", "shop/web.2", "--", "hostname"]);
+        assert_eq!(text(&output.stderr), "");
+    });
+}
+
+#[test]
+fn an_entrypoint_that_is_not_there_is_told_plainly() {
+    on_own_network(|| {
+        let node = Node::start();
+        let archive = image::busybox(node.data.parent().unwrap(), "bad:1", &["/app/server", "--port"]);
+        node.ok(&["image", "load", archive.to_str().unwrap()]);
+        let output = node.run(&["deploy", "--image", "bad:1", "--name", "bad"]);
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(
+            said.contains("could not start, three times: its image has no program `/app/server`"),
+            "{said}"
+        );
+        assert!(!said.contains("libcontainer") && !said.contains("could not create"), "{said}");
     });
 }
 
