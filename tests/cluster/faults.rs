@@ -180,3 +180,62 @@ fn a_restart_of_all_instances_under_load_fails_no_request() {
         assert_eq!(load.finish(), Vec::<String>::new());
     });
 }
+
+#[test]
+fn a_second_interrupt_ends_at_once_and_what_runs_is_found_again() {
+    on_own_network(|| {
+        // busybox as the first process ignores SIGTERM: a stop takes its whole grace.
+        let mut node = shop(2);
+        let status = node.interrupt_twice();
+        assert_eq!(status.code(), Some(130));
+        node.start_again(&[]);
+        wait_for("both instances", 30, || match ready_instances(&node) {
+            ready if ready.len() == 2 => Ok(()),
+            ready => Err(format!("{ready:?}")),
+        });
+        assert_eq!(get("shop.localhost", "/").unwrap().status, 200);
+        assert!(node.interrupt().success());
+        assert_eq!(node.traces(), Vec::<String>::new());
+    });
+}
+
+#[test]
+fn a_data_folder_that_takes_nothing_is_told_plainly_and_left_as_it_was() {
+    on_own_network(|| {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).expect("root may make a mount namespace");
+        let disk = tempfile::tempdir().unwrap();
+        let mount = |flags, options: &str| {
+            nix::mount::mount(Some("none"), disk.path(), Some("tmpfs"), flags, Some(options))
+                .expect("mounts");
+        };
+        let none = nix::mount::MsFlags::empty();
+        nix::mount::mount(
+            None::<&str>,
+            "/",
+            None::<&str>,
+            nix::mount::MsFlags::MS_REC | nix::mount::MsFlags::MS_PRIVATE,
+            None::<&str>,
+        )
+        .expect("what is mounted here stays here");
+        let data = disk.path().join("data");
+        let start = || {
+            let args = ["dev", "--data-dir", data.to_str().unwrap(), "--http", HTTP];
+            let output = std::process::Command::new(BINARY).args(args).output().unwrap();
+            (output.status.code(), text(&output.stderr))
+        };
+        mount(none, "size=64k");
+        std::fs::write(disk.path().join("ballast"), [0; 80 * 1024]).expect_err("it is full");
+        let (code, said) = start();
+        assert_eq!(code, Some(1), "{said}");
+        assert!(said.contains("disk is full") && said.lines().count() == 2, "{said}");
+        assert!(!data.exists(), "nothing half-made is left");
+        mount(nix::mount::MsFlags::MS_RDONLY, "size=64k");
+        let (code, said) = start();
+        assert_eq!(code, Some(1), "{said}");
+        assert!(said.contains("Read-only file system") && said.contains("--data-dir"), "{said}");
+        assert_eq!(said.matches("os error").count(), 1, "{said}");
+        for _ in 0..2 {
+            nix::mount::umount(disk.path()).expect("unmounts");
+        }
+    });
+}

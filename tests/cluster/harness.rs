@@ -121,8 +121,22 @@ impl Node {
 
     /// Ctrl-C.
     pub fn interrupt(&mut self) -> std::process::ExitStatus {
+        signal(self.child.as_ref().expect("it runs").id() as i32, libc::SIGINT);
+        self.wait_for_end()
+    }
+
+    /// Ctrl-C, and again once it has begun to stop.
+    pub fn interrupt_twice(&mut self) -> std::process::ExitStatus {
+        let pid = self.child.as_ref().expect("it runs").id() as i32;
+        signal(pid, libc::SIGINT);
+        let socket = self.data.join("api.sock");
+        wait_for("the stop", 20, || if socket.exists() { Err("it goes on".into()) } else { Ok(()) });
+        signal(pid, libc::SIGINT);
+        self.wait_for_end()
+    }
+
+    fn wait_for_end(&mut self) -> std::process::ExitStatus {
         let mut child = self.child.take().expect("it runs");
-        signal(child.id() as i32, libc::SIGINT);
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
             if let Some(status) = child.try_wait().expect("it can be waited for") {

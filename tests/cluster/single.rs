@@ -260,6 +260,38 @@ fn a_bad_release_leaves_the_good_one_serving() {
 }
 
 #[test]
+fn what_the_node_writes_is_for_nobody_else() {
+    use std::os::unix::fs::MetadataExt;
+    on_own_network(|| {
+        let node = shop(1);
+        assert_eq!(get("shop.localhost", "/").unwrap().status, 200, "and containers see what they should");
+        let ids = text(&node.run(&["exec", "shop/web.1", "--", "sh", "-c", "id -u; umask"]).stdout);
+        assert_eq!(ids, "0\n0022\n");
+        let mut open = Vec::new();
+        let mut folders = vec![node.data.clone()];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(&folder).unwrap().flatten() {
+                let (path, meta) = (entry.path(), entry.metadata().unwrap());
+                let mine = path.strip_prefix(&node.data).unwrap().to_str().unwrap().to_owned();
+                // Layers and what containers write have the modes that the images say.
+                let of_containers =
+                    (mine.starts_with("images/layers/") || mine.starts_with("scratch/")) && meta.is_dir();
+                if of_containers {
+                    continue;
+                }
+                if !meta.is_symlink() && meta.mode() & 0o077 != 0 {
+                    open.push(format!("{mine} {:o}", meta.mode() & 0o7777));
+                }
+                if meta.is_dir() {
+                    folders.push(path);
+                }
+            }
+        }
+        assert_eq!(open, Vec::<String>::new());
+    });
+}
+
+#[test]
 fn what_does_not_fit_is_explained_with_numbers() {
     on_own_network(|| {
         let node = Node::start();
@@ -297,6 +329,7 @@ fn faults_of_the_surroundings_are_said_plainly() {
         let (code, said) = run(&["dev", "--data-dir", other_folder.to_str().unwrap(), "--http", HTTP]);
         assert_eq!(code, Some(1));
         assert!(said.contains("in use") && said.contains("--http"), "{said}");
+        assert!(!other_folder.exists(), "nothing half-made is left");
         let (code, said) = run(&["deploy", "--bogus"]);
         assert_eq!(code, Some(2), "{said}");
         let junk = other.path().join("junk.tar");
