@@ -6,7 +6,7 @@ use super::deploy_watch::INTERRUPTED;
 use super::failure::from_status;
 use super::follow::{self, Backoff};
 use super::output::{Out, Tone, say, shows_progress};
-use super::views::{self, NodeNames};
+use super::views;
 use crate::proto::v1::{AppRequest, ListAppsRequest, StatusRequest};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::process::ExitCode;
@@ -18,8 +18,8 @@ pub async fn list(args: OutputOnly, client: Client) -> anyhow::Result<()> {
     let message = ListAppsRequest::default();
     let reply = client.apps().await?.list(request(message)).await.map_err(from_status)?.into_inner();
     if out.is_json() {
-        // This answer has no nodes: instances carry their node's id.
-        let apps = reply.apps.iter().map(|app| views::App::new(app, &NodeNames::new())).collect();
+        let nodes = views::node_names(&reply.nodes);
+        let apps = reply.apps.iter().map(|app| views::App::new(app, &nodes)).collect();
         return out.json(&views::AppList { apps });
     }
     super::status::show_all(&out, &reply.apps)

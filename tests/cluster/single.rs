@@ -244,6 +244,39 @@ fn an_app_that_never_listens_has_one_grace_and_is_told_what_to_check() {
 }
 
 #[test]
+fn a_second_deploy_is_refused_or_takes_over_and_the_first_is_told() {
+    on_own_network(|| {
+        let node = shop(1);
+        let dir = node.data.parent().unwrap();
+        let mute = image::busybox(dir, "shop:2", &["sh", "-c", "exec sleep 1000"]);
+        node.ok(&["image", "load", mute.to_str().unwrap()]);
+        let first = node
+            .command(&["deploy", "--image", "shop:2", "--name", "shop"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        wait_for("the first deploy", 20, || {
+            let status = node.json(&["status", "shop"])["apps"][0]["deployment"].clone();
+            if status["release"] == 2 { Ok(()) } else { Err(status.to_string()) }
+        });
+        let third = image::busybox(dir, "shop:3", &["httpd", "-f", "-p", "8080", "-h", "/www/"]);
+        node.ok(&["image", "load", third.to_str().unwrap()]);
+        let refused = node.run(&["deploy", "--image", "shop:3", "--name", "shop"]);
+        let said = text(&refused.stderr);
+        assert_eq!(refused.status.code(), Some(1), "{said}");
+        assert!(said.contains("is being deployed already (v2)") && said.contains("--force"), "{said}");
+        node.ok(&["deploy", "--image", "shop:3", "--name", "shop", "--force"]);
+        let first = first.wait_with_output().unwrap();
+        let said = text(&first.stderr);
+        assert_eq!(first.status.code(), Some(1), "{said}");
+        assert!(said.contains("error: v2 was superseded by v3\n"), "{said}");
+        assert_eq!(get("shop.localhost", "/").unwrap().status, 200);
+    });
+}
+
+#[test]
 fn a_bad_release_leaves_the_good_one_serving() {
     on_own_network(|| {
         let node = shop(2);

@@ -37,7 +37,7 @@ async fn a_manifest_becomes_a_release_with_its_urls_and_defaults_told() {
         said(&busy),
         (
             Code::FailedPrecondition,
-            "app shop is being deployed already (v1): wait for it, or take over with --force"
+            "app shop is being deployed already (v1): wait for it (`nodectl status shop --watch`), or take over with --force"
         )
     );
     world.settle();
