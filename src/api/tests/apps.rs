@@ -225,6 +225,19 @@ async fn status_shows_an_app_and_follows_only_what_changes() {
 }
 
 #[tokio::test]
+async fn a_slot_that_two_share_is_named_once() {
+    let world = World::new().await;
+    world.deployed("app = \"shop\"").await;
+    world.deploy("app = \"shop\"\n[env]\nA = \"1\"").await.expect("deploys");
+    world.plan();
+    let slots: Vec<u32> = world.store.state().instances().map(|i| i.slot).collect();
+    assert_eq!(slots, [1, 1], "the old one and the new one");
+    let request = v1::StatusRequest { target: "shop/web.7".into(), ..Default::default() };
+    let status = world.apps().status(request).await.expect_err("no such slot");
+    assert_eq!(status.message(), "there is no instance shop/web.7: there is 1; see `nodectl status shop`");
+}
+
+#[tokio::test]
 async fn targets_that_are_not_there_say_what_may_have_been_meant() {
     let world = World::new().await;
     world.deployed("app = \"shop\"\n[process.web]\n[process.worker]").await;
