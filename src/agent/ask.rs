@@ -28,8 +28,9 @@ async fn connect(address: SocketAddr, timeout: Duration) -> Result<TcpStream, St
 
 /// GET of `path` is answered with a status from 200 to 399.
 pub async fn http(address: SocketAddr, path: &str, timeout: Duration) -> Result<(), String> {
+    let asked = format!("GET {path} on port {}", address.port());
     let stream = connect(address, timeout).await?;
-    let asked = async {
+    let answered = async {
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
         let connection = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(connection));
@@ -41,12 +42,13 @@ pub async fn http(address: SocketAddr, path: &str, timeout: Duration) -> Result<
             .map_err(|e| e.to_string())?;
         let status = sender.send_request(request).await.map_err(|e| e.to_string())?.status();
         drop(connection);
-        if (200..400).contains(&status.as_u16()) { Ok(()) } else { Err(format!("{path} answered {status}")) }
+        Ok::<_, String>(status)
     };
-    match tokio::time::timeout(timeout, asked).await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(why)) => Err(why),
-        Err(_) => Err(format!("{path} did not answer within {} ms", timeout.as_millis())),
+    match tokio::time::timeout(timeout, answered).await {
+        Ok(Ok(status)) if (200..400).contains(&status.as_u16()) => Ok(()),
+        Ok(Ok(status)) => Err(format!("{asked} answered {status}")),
+        Ok(Err(why)) => Err(format!("{asked}: {why}")),
+        Err(_) => Err(format!("{asked} did not answer within {} ms", timeout.as_millis())),
     }
 }
 

@@ -185,11 +185,37 @@ fn exit_of(exit: runtime::Exit) -> Exit {
     }
 }
 
+/// Why a container did not start, to follow `could not start: `.
+fn start_failure(error: runtime::Error) -> String {
+    match error {
+        runtime::Error::Container { why, .. } => plain_cause(&why),
+        other => format!("{:#}", anyhow::Error::new(other)),
+    }
+}
+
+/// What libcontainer says of a program that it can't execute, in words for whoever wrote the
+/// app; it has no types for it. Other causes stay as they are.
+fn plain_cause(why: &str) -> String {
+    let program = |before: &str| {
+        let (_, rest) = why.split_once(before)?;
+        rest.split_once('\'').map(|(program, after)| (program.to_owned(), after))
+    };
+    match program("executable '") {
+        Some((name, after)) if after.starts_with(" not found") => {
+            format!("its image has no program `{name}`; {TO_CHECK}")
+        }
+        Some((name, _)) => format!("`{name}` in its image is not executable; {TO_CHECK}"),
+        None => why.to_owned(),
+    }
+}
+
+const TO_CHECK: &str =
+    "check the image's entrypoint and command (`nodectl image inspect`), and `command` in the manifest";
+
 impl Containers for Host {
     async fn start(&self, assignment: &Assignment, attempt: u32) -> Result<Option<SocketAddr>, String> {
         let launch = self.launch(assignment, attempt).await?;
-        let container =
-            self.runtime.start(launch).await.map_err(|error| format!("{:#}", anyhow::Error::new(error)))?;
+        let container = self.runtime.start(launch).await.map_err(start_failure)?;
         let port = assignment.process().and_then(|process| process.port);
         let address = container.address().zip(port).map(|(ip, port)| SocketAddr::new(ip, port));
         self.watch(container);
@@ -232,6 +258,30 @@ impl Containers for Host {
             Check::Http { path } => {
                 super::ask::http(address.ok_or("it has no address")?, path, timeout).await
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::plain_cause;
+
+    #[test]
+    fn a_program_that_is_missing_is_told_plainly() {
+        let long = "could not create the container: failed to create container: exec process failed with \
+                    error error in executing process : executable ";
+        for (why, told) in [
+            (
+                format!("{long}'/app/server' not found in $PATH"),
+                "its image has no program `/app/server`; check",
+            ),
+            (
+                format!("{long}'x' at path '\"/bin/x\"' does not have correct permissions"),
+                "`x` in its image is not executable; check",
+            ),
+            ("could not mount".into(), "could not mount"),
+        ] {
+            assert!(plain_cause(&why).starts_with(told), "{}", plain_cause(&why));
         }
     }
 }

@@ -60,6 +60,8 @@ struct Loop<C, G> {
     tracks: BTreeMap<InstanceId, Track>,
     assigned: Assignments,
     acted: ViewVersion,
+    /// The last write of it failed: said once, not with every change on a full disk.
+    is_forgetful: bool,
     reporter: Reporter,
     probes: HashMap<InstanceId, AbortOnDropHandle<()>>,
     /// When the log of an instance that is not ready was last looked at.
@@ -96,6 +98,7 @@ pub fn spawn<C: Containers, G: Gate>(
         tracks: BTreeMap::new(),
         assigned: Assignments::default(),
         acted,
+        is_forgetful: false,
         reporter: reporter.clone(),
         probes: HashMap::new(),
         listened: HashMap::new(),
@@ -162,7 +165,11 @@ impl<C: Containers, G: Gate> Loop<C, G> {
         let step = step(&self.assigned, &mut self.tracks, may_stop, now);
         if !step.actions.is_empty() && self.assigned.version > self.acted {
             self.acted = self.assigned.version;
-            write_acted(&self.config.acted_file, self.acted);
+            let written = write_acted(&self.config.acted_file, self.acted);
+            if let Some(word) = transition(&mut self.is_forgetful, written.is_err()) {
+                let error = written.err().map(|error| error.to_string());
+                tracing::warn!(error, file = %self.config.acted_file.display(), "{word}");
+            }
         }
         for action in step.actions {
             self.perform(action);
@@ -284,11 +291,32 @@ fn read_acted(file: &std::path::Path) -> ViewVersion {
 
 /// Not synced on purpose: it guards living containers against an older view after a restart
 /// of this process, and a power cut leaves no containers to guard.
-fn write_acted(file: &std::path::Path, acted: ViewVersion) {
+fn write_acted(file: &std::path::Path, acted: ViewVersion) -> std::io::Result<()> {
     let temporary = file.with_extension("tmp");
     let text = format!("{} {}\n", acted.incarnation, acted.index);
-    let written = std::fs::write(&temporary, text).and_then(|()| std::fs::rename(&temporary, file));
-    if let Err(error) = written {
-        tracing::warn!(%error, file = %file.display(), "could not remember the view that was acted on");
+    std::fs::write(&temporary, text).and_then(|()| std::fs::rename(&temporary, file))
+}
+
+/// What to say of the file now, if that is not what was said last.
+fn transition(was_failing: &mut bool, fails: bool) -> Option<&'static str> {
+    let before = std::mem::replace(was_failing, fails);
+    match (before, fails) {
+        (false, true) => Some("could not remember the view that was acted on; tried again with each change"),
+        (true, false) => Some("the view that was acted on is remembered again"),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::transition;
+
+    #[test]
+    fn a_disk_that_stays_full_is_told_once_and_so_is_its_end() {
+        let mut failing = false;
+        let said: Vec<bool> = [false, true, true, true, false, false, true]
+            .map(|fails| transition(&mut failing, fails).is_some())
+            .into();
+        assert_eq!(said, [false, true, false, false, true, false, true]);
     }
 }

@@ -209,7 +209,7 @@ fn failing_probes_take_it_out_of_routing_first_and_kill_it_later() {
     assert!(!story.step().contains(&Action::Kill { instance: ID, attempt: 1 }), "killed once");
     story.see(Seen::Exited { exit: Exit::Signal(9), log_tail: vec![] });
     let exit = story.observed().last_exit;
-    assert_eq!(exit, Some(Exit::Unhealthy("health check failed 9 times in a row: refused".into())));
+    assert_eq!(exit, Some(Exit::Unhealthy("not healthy: its check failed 9 times in a row: refused".into())));
 }
 
 #[test]

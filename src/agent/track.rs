@@ -242,7 +242,7 @@ impl Track {
             self.message = why.clone();
         }
         if self.probe_failures >= process.health.unhealthy.saturating_mul(LIVENESS_FACTOR) {
-            self.kill(format!("health check failed {} times in a row: {why}", self.probe_failures));
+            self.kill(format!("not healthy: its check failed {} times in a row: {why}", self.probe_failures));
         }
     }
 

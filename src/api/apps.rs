@@ -2,11 +2,13 @@
 
 use super::stream::{Reply, stopped};
 use super::{Api, Fault, OPERATOR, View, Watch, show, target, tenant, why};
+use crate::model::ClusterState;
 use crate::model::command::{self, Action};
 use crate::model::ids::{AppKey, DeploymentId};
 use crate::model::manifest::COUNT_MAX;
 use crate::model::target::Target;
 use crate::proto::v1;
+use std::collections::BTreeSet;
 use tonic::{Request, Response, Status};
 
 #[tonic::async_trait]
@@ -53,7 +55,7 @@ impl v1::apps_server::Apps for Api {
         let query = Query { tenant: tenant(&request.tenant)?, only: None, http_port: self.host.http_port() };
         let view = self.view(request.stale).await?;
         let reply = query.answer(&view)?;
-        Ok(Response::new(v1::ListAppsReply { apps: reply.apps, index: reply.index }))
+        Ok(Response::new(v1::ListAppsReply { apps: reply.apps, index: reply.index, nodes: reply.nodes }))
     }
 
     async fn status(
@@ -121,6 +123,12 @@ impl v1::apps_server::Apps for Api {
     }
 
     async fn remove(&self, request: Request<v1::AppRequest>) -> Result<Response<v1::ChangeReply>, Status> {
+        let (tenant, app) = (tenant(&request.get_ref().tenant)?, target::app_name(&request.get_ref().app)?);
+        let view = self.view(false).await?;
+        // Said twice is no fault: whoever says it again waits for the same end.
+        if target::app(&view.state, &tenant, &app)?.removing {
+            return Ok(Response::new(v1::ChangeReply { changed: false, index: view.state.index }));
+        }
         self.change_app(request, |app| Action::RemoveApp { app }).await
     }
 
@@ -154,6 +162,13 @@ impl Api {
     }
 }
 
+/// The nodes that the instances are on.
+fn nodes_of(state: &ClusterState, instances: &[v1::Instance]) -> Vec<v1::Node> {
+    let on: BTreeSet<&str> = instances.iter().map(|instance| instance.node_id.as_str()).collect();
+    let nodes = state.nodes.values().map(|node| v1::Node::from(&**node));
+    nodes.filter(|node| on.contains(node.id.as_str())).collect()
+}
+
 /// What a status call asks.
 struct Query {
     tenant: crate::model::ids::TenantName,
@@ -180,10 +195,7 @@ impl Query {
                 if let Some(process) = &only.process {
                     status.processes.retain(|p| p.process == process.as_str());
                 }
-                let on: std::collections::BTreeSet<_> =
-                    status.instances.iter().map(|i| i.node_id.clone()).collect();
-                let nodes = state.nodes.values().map(|node| v1::Node::from(&**node));
-                reply.nodes = nodes.filter(|node| on.contains(&node.id)).collect();
+                reply.nodes = nodes_of(state, &status.instances);
                 reply.apps.push(status);
             }
         }
@@ -262,9 +274,11 @@ impl Progress {
         let state = &view.state;
         let deployment = state.deployments.get(&(self.key.clone(), self.id))?;
         let over = deployment.status.is_over();
+        let instances: Vec<_> = state.instances_of(&self.key).map(|i| v1::Instance::from(&**i)).collect();
         Some(v1::DeploymentProgress {
             deployment: Some(v1::Deployment::from(&**deployment)),
-            instances: state.instances_of(&self.key).map(|i| v1::Instance::from(&**i)).collect(),
+            nodes: nodes_of(state, &instances),
+            instances,
             waiting_for: if over { String::new() } else { why::waiting_for(state, deployment) },
             over,
             index: state.index,

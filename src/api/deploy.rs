@@ -42,6 +42,7 @@ impl Api {
         let resolved = wish.resolve(&image)?;
 
         let app = AppKey { tenant, app: wish.app };
+        check_not_leaving(&state, &app)?;
         let hash = content_hash(&record.digest, &resolved.spec);
         let urls = show::urls(app.app.as_str(), &resolved.spec, self.host.http_port());
         let action = Action::Deploy {
@@ -91,6 +92,21 @@ impl Api {
             None => Err(no_image(&name, own().map(|((_, name), _)| name.as_str()))),
         }
     }
+}
+
+/// A name is free once what had it is gone.
+fn check_not_leaving(state: &ClusterState, key: &AppKey) -> Result<(), Fault> {
+    if state.app(key).is_none_or(|app| !app.removing) {
+        return Ok(());
+    }
+    let left = match state.instances_of(key).count() {
+        0 => String::new(),
+        1 => ", and 1 instance is still stopping".to_owned(),
+        count => format!(", and {count} instances are still stopping"),
+    };
+    Err(Fault::Conflict(format!(
+        "app {key} is being removed{left}: deploy it anew once it is gone (`nodectl app rm {key}` waits for that)"
+    )))
 }
 
 /// What was asked for, before the image is known.
@@ -189,13 +205,13 @@ fn no_image<'a>(name: &str, known: impl Iterator<Item = &'a str> + Clone) -> Fau
     let repository = |name: &'a str| name.rsplit_once(':').map_or(name, |(repository, _)| repository);
     let asked = name.rsplit_once(':').map_or(name, |(repository, _)| repository);
     let mut near: BTreeSet<&str> = known.clone().filter(|other| repository(other) == asked).collect();
-    near.extend(nearest(name, known.clone()));
+    // By the repository alone: `nope:latest` and `site:latest` have more than half in common.
     near.extend(known.filter(|other| nearest(asked, [repository(other)]).is_some()).take(3));
     let hint = if near.is_empty() {
-        "load one with `nodectl image load FILE`".to_owned()
+        "`nodectl image ls` lists what there is, `nodectl image load FILE` brings one in".to_owned()
     } else {
         let near: Vec<&str> = near.into_iter().take(5).collect();
-        format!("did you mean {}? Or load one with `nodectl image load FILE`", near.join(" or "))
+        format!("did you mean {}? `nodectl image ls` lists all", near.join(" or "))
     };
     Fault::NotFound(format!("there is no image {name}: {hint}"))
 }

@@ -227,4 +227,7 @@ pub enum HostError {
     Exhausted(String),
     #[error("{0}")]
     Failed(String),
+    /// A command that the instance does not have (127) or can't execute (126).
+    #[error("{text}")]
+    Command { text: String, exit_status: u8 },
 }

@@ -7,9 +7,9 @@ use crate::model::ClusterState;
 use crate::model::ids::TenantName;
 use crate::model::instance::{Desired, Instance, Phase};
 use crate::model::target::Target;
-use crate::proto::v1;
 use crate::proto::v1::exec_input::Input;
 use crate::proto::v1::exec_output::Output;
+use crate::proto::{INSTANCE_KEY, v1};
 use futures_util::StreamExt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,11 +40,14 @@ impl v1::instances_server::Instances for Api {
             }
             Err(_) => return Err(Fault::Invalid("nothing was said to start".into()).into()),
         };
-        let session = self.start(start).await?;
-        let ExecSession { input, output } = session;
+        let (ExecSession { input, output }, chosen) = self.start(start).await?;
         let pump = AbortOnDropHandle::new(tokio::spawn(pump(inputs, input)));
         let outputs = futures_util::stream::unfold(Some((output, pump)), forward);
-        Ok(Response::new(self.until_stopped(outputs)))
+        let mut response = Response::new(self.until_stopped(outputs));
+        if let Some(name) = chosen.and_then(|instance| instance.name().parse().ok()) {
+            response.metadata_mut().insert(INSTANCE_KEY, name);
+        }
+        Ok(response)
     }
 }
 
@@ -61,7 +64,8 @@ impl Api {
         }
     }
 
-    async fn start(&self, start: v1::ExecStart) -> Result<ExecSession, Fault> {
+    /// The session, and where it is if another instance could have been meant.
+    async fn start(&self, start: v1::ExecStart) -> Result<(ExecSession, Option<Arc<Instance>>), Fault> {
         let tenant = tenant(&start.tenant)?;
         let target = target::parse(&start.target)?;
         if start.command.first().is_none_or(String::is_empty) {
@@ -75,7 +79,7 @@ impl Api {
             return Err(Fault::Invalid(format!("{name:?} is no name for a variable")));
         }
         let view = self.view_of_here().await?;
-        let instance = choose(&view.state, &tenant, &target)?;
+        let (instance, is_only) = choose(&view.state, &tenant, &target)?;
         let request = ExecRequest {
             instance: instance.id,
             command: start.command,
@@ -85,19 +89,25 @@ impl Api {
             user: start.user,
             working_dir: start.working_dir,
         };
-        Ok(self.host.exec(request).await?)
+        Ok((self.host.exec(request).await?, (!is_only).then_some(instance)))
     }
 }
 
 /// The instance that runs a command: the one that is named, else the first that is ready,
-/// else the first that runs at all (one that never gets ready is one to look into).
-fn choose(state: &ClusterState, tenant: &TenantName, target: &Target) -> Result<Arc<Instance>, Fault> {
+/// else the first that runs at all (one that never gets ready is one to look into); and whether
+/// there was nothing to choose from.
+fn choose(
+    state: &ClusterState,
+    tenant: &TenantName,
+    target: &Target,
+) -> Result<(Arc<Instance>, bool), Fault> {
     let mut instances = target::instances(state, tenant, target)?;
     // `web` first: what people mean by an app's name.
     instances.sort_by_key(|i| (!i.is_ready(), i.process.as_str() != "web", i.process.clone(), i.slot));
     let runs = |i: &&Arc<Instance>| matches!(i.observed.phase, Phase::Starting | Phase::Running);
-    if let Some(instance) = instances.iter().find(runs) {
-        return Ok(instance.clone());
+    let mut running = instances.iter().filter(runs);
+    if let Some(instance) = running.next() {
+        return Ok((instance.clone(), running.next().is_none()));
     }
     Err(Fault::Conflict(match instances.first() {
         Some(instance) if target.slot.is_some() => {

@@ -5,6 +5,7 @@ use super::host::HostError;
 use super::store::StoreError;
 use crate::model::command::Rejection;
 use crate::model::manifest::ManifestError;
+use crate::proto::EXIT_STATUS_KEY;
 use tonic::{Code, Status};
 
 /// Why a call was not done.
@@ -26,6 +27,9 @@ pub enum Fault {
     Unavailable(String),
     #[error("{0}")]
     Internal(String),
+    /// A command that is not there or can't be executed; what `exec` ends with then.
+    #[error("{text}")]
+    Command { text: String, exit_status: u8 },
 }
 
 fn lines(errors: &[ManifestError]) -> String {
@@ -63,6 +67,7 @@ impl From<HostError> for Fault {
             HostError::Unable(_) => Fault::Conflict(text),
             HostError::Exhausted(_) => Fault::TooLarge(text),
             HostError::Failed(_) => Fault::Internal(text),
+            HostError::Command { exit_status, .. } => Fault::Command { text, exit_status },
         }
     }
 }
@@ -72,12 +77,16 @@ impl From<Fault> for Status {
         let code = match &fault {
             Fault::NotFound(_) => Code::NotFound,
             Fault::Invalid(_) | Fault::Manifest(_) => Code::InvalidArgument,
-            Fault::Conflict(_) => Code::FailedPrecondition,
+            Fault::Conflict(_) | Fault::Command { .. } => Code::FailedPrecondition,
             Fault::TooLarge(_) => Code::ResourceExhausted,
             Fault::Unavailable(_) => Code::Unavailable,
             Fault::Internal(_) => Code::Internal,
         };
-        Status::new(code, fit(&fault.to_string()))
+        let mut status = Status::new(code, fit(&fault.to_string()));
+        if let Fault::Command { exit_status, .. } = fault {
+            status.metadata_mut().insert(EXIT_STATUS_KEY, u32::from(exit_status).into());
+        }
+        status
     }
 }
 

@@ -59,7 +59,7 @@ pub(super) fn process(state: &ClusterState, app: &App, process: &ProcessName) ->
     }
     let app = &app.key;
     Err(Fault::NotFound(match nearest(process.as_str(), names.iter().copied()) {
-        Some(near) => format!("app {app} has no process {process}: did you mean {app}/{near}?"),
+        Some(near) => format!("app {app} has no process {process}: did you mean {near}?"),
         None if names.is_empty() => format!("app {app} has no process {process}: it has no release yet"),
         None => format!("app {app} has no process {process}: it has {}", names.join(", ")),
     }))

@@ -275,7 +275,7 @@ pub enum AppVerb {
     /// List apps
     #[command(after_help = "Example:\n  nodectl app ls -o json")]
     Ls(OutputOnly),
-    /// Stop an app and forget it, with its releases
+    /// Stop an app and forget it, with its releases; returns when it is gone
     #[command(after_help = "Example:\n  nodectl app rm shop")]
     Rm(AppRmArguments),
 }
@@ -285,6 +285,9 @@ pub struct AppRmArguments {
     /// The app; always named, never taken from ./nodectl.toml
     #[arg(value_parser = parse_app)]
     pub app: String,
+    /// Return once the removal has started
+    #[arg(long)]
+    pub detach: bool,
     #[command(flatten)]
     pub output: OutputArguments,
 }

@@ -6,7 +6,7 @@ use super::deploy::{took_ms, took_text};
 use super::failure::Failure;
 use super::follow::{self, Backoff};
 use super::output::{Out, Tone, plain, say, shows_progress};
-use super::views::{self, DeployLine, NodeNames};
+use super::views::{self, DeployLine};
 use super::{when, words};
 use crate::proto::v1::{Deployment, DeploymentProgress, DeploymentStatus, Instance, WatchDeploymentRequest};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
@@ -23,7 +23,7 @@ pub struct Rollout {
 }
 
 /// What a shell reports for a program that Ctrl-C ended.
-const INTERRUPTED: u8 = 130;
+pub const INTERRUPTED: u8 = 130;
 
 /// Follows the rollout until it is over or, if `leaves_on_interrupt`, Ctrl-C.
 pub async fn follow(
@@ -112,7 +112,7 @@ async fn watch_once(
 }
 
 fn progress_line(progress: &DeploymentProgress) -> DeployLine {
-    let nodes = NodeNames::new();
+    let nodes = views::node_names(&progress.nodes);
     DeployLine::Progress {
         status: progress.deployment.as_ref().map_or("unknown", |d| words::deployment_status(d.status)),
         waiting_for: progress.waiting_for.clone(),
@@ -198,6 +198,11 @@ fn failure(
             Some(previous) => format!("reverted to v{previous}"),
             None => "reverted".to_owned(),
         },
+        // What served before is the newer rollout's business then.
+        Ok(DeploymentStatus::Cancelled) if deployment.message.starts_with("superseded") => {
+            return Failure::new(format!("v{} was {}", deployment.release, plain(&deployment.message)))
+                .hint(format!("that rollout goes on: nodectl status {} --watch", rollout.app));
+        }
         Ok(DeploymentStatus::Cancelled) => format!("cancelled{untouched}"),
         _ => format!("failed{untouched}"),
     };

@@ -10,8 +10,10 @@
 use super::args::ExecArguments;
 use super::client::Client;
 use super::failure::{Failure, from_status, is_broken_pipe};
+use super::output::{Tone, plain, say};
 use super::signals::Signals;
 use super::terminal::{self, RawMode};
+use crate::proto::INSTANCE_KEY;
 use crate::proto::v1::exec_input::Input;
 use crate::proto::v1::exec_output::Output;
 use crate::proto::v1::{ExecEof, ExecInput, ExecOutput, ExecStart};
@@ -52,8 +54,13 @@ pub async fn run(args: ExecArguments, client: Client) -> anyhow::Result<ExitCode
     }
     let call = instances.exec(ReceiverStream::new(receiver));
     let status = async {
-        let stream = call.await.map_err(from_status)?.into_inner();
-        copy_output(stream).await
+        let answer = call.await.map_err(from_status)?;
+        if let Some(instance) = answer.metadata().get(INSTANCE_KEY).and_then(|name| name.to_str().ok()) {
+            // A raw terminal goes to the start of a line only if told to.
+            let end = if raw.is_some() { "\r" } else { "" };
+            say(Tone::Dim, &format!("in {}{end}", plain(instance)));
+        }
+        copy_output(answer.into_inner()).await
     };
     let status = tokio::select! {
         status = status => status,

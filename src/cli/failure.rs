@@ -1,6 +1,7 @@
 //! How things go wrong: one kind of failure with its exit status, and tonic's statuses in plain
 //! words. What reaches a person says what to try next.
 
+use crate::proto::EXIT_STATUS_KEY;
 use std::fmt;
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -91,7 +92,10 @@ pub fn from_status(status: Status) -> anyhow::Error {
         code if message.is_empty() => Failure::new(format!("the node refused: {}", code.description())),
         _ => Failure::new(message),
     };
-    failure.into()
+    // A command that is not there ends as in a shell.
+    let exit_status = status.metadata().get(EXIT_STATUS_KEY).and_then(|value| value.to_str().ok());
+    let code = exit_status.and_then(|text| text.parse().ok()).unwrap_or(failure.code);
+    Failure { code, ..failure }.into()
 }
 
 /// Whether a stream may be taken up again: the transport broke, or the node says that it stops

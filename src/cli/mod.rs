@@ -141,7 +141,7 @@ async fn run(verb: Verb, client: client::Client) -> anyhow::Result<ExitCode> {
         Verb::Logs(args) => logs::run(args, client).await?,
         Verb::Scale(args) => scale::run(args, client).await?,
         Verb::App(AppVerb::Ls(args)) => app::list(args, client).await?,
-        Verb::App(AppVerb::Rm(args)) => app::remove(args, client).await?,
+        Verb::App(AppVerb::Rm(args)) => return app::remove(args, client).await,
         Verb::Events(args) => events::run(args, client).await?,
         Verb::Node(NodeVerb::Ls(args)) => node::list(args, client).await?,
         Verb::Node(NodeVerb::Cordon(args)) => node::set(args, node::Mode::Cordon, client).await?,

@@ -246,10 +246,16 @@ impl ClusterState {
                 generation: 0,
             },
         };
+        let same = self.releases_of(key).find(|r| r.hash == *hash).map(|r| r.number);
+        let (number, reused) = match same {
+            Some(number) => (number, true),
+            None => (ReleaseNumber(app.next_release), false),
+        };
         if let Some(running) = app.deployment {
             if !force {
                 return Err(Rejection::Conflict(format!(
-                    "app {key} is being deployed already (v{}): wait for it, or take over with --force",
+                    "app {key} is being deployed already (v{}): wait for it (`nodectl status {key} --watch`), or \
+                     take over with --force",
                     app.target.unwrap_or_default()
                 )));
             }
@@ -258,14 +264,13 @@ impl ClusterState {
                 key,
                 running,
                 DeploymentStatus::Cancelled,
-                "superseded by a newer deploy".into(),
+                if app.target == Some(number) {
+                    format!("superseded by another deploy of v{number}")
+                } else {
+                    format!("superseded by v{number}")
+                },
             );
         }
-        let same = self.releases_of(key).find(|r| r.hash == *hash).map(|r| r.number);
-        let (number, reused) = match same {
-            Some(number) => (number, true),
-            None => (ReleaseNumber(app.next_release), false),
-        };
         if !reused {
             app.next_release += 1;
             let release = Release {

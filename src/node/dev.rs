@@ -55,20 +55,22 @@ pub async fn run<F>(options: Options, on_up: impl FnOnce(Up) -> F) -> anyhow::Re
 where
     F: Future<Output = anyhow::Result<()>>,
 {
-    let mut stop = StopSignals::listen()?;
+    let mut stop = StopSignal::listen()?;
+    // Not broken off by a first Ctrl-C: what it had half made would be left.
     let node = Node::start(&options).await?;
     let up = Up { socket: node.socket.clone(), http: node.http, warnings: node.warnings.clone() };
     let Node { parts, mut tasks, mut failures, .. } = node;
     let mut ended = Ok(());
     let mut failed = None;
     tokio::select! {
-        said = async { parts.settled().await; on_up(up).await } => if let Err(error) = said { ended = Err(error) },
-        _ = stop.wait() => {}
+        biased;
+        () = stop.wait() => {}
         failure = failures.recv() => failed = Some(failure.unwrap_or_default()),
+        said = async { parts.settled().await; on_up(up).await } => if let Err(error) = said { ended = Err(error) },
     }
-    if ended.is_ok() && failed.is_none() && !stop.came {
+    if ended.is_ok() && failed.is_none() {
         tokio::select! {
-            _ = stop.wait() => {}
+            () = stop.wait() => {}
             failure = failures.recv() => failed = Some(failure.unwrap_or_default()),
         }
     }
@@ -77,37 +79,49 @@ where
         tasks.finish(STOP_TASKS).await;
         anyhow::bail!(why);
     }
-    // First signal drains, second exits.
-    tokio::select! {
-        () = parts.stop(&mut tasks) => {}
-        _ = stop.wait() => tracing::warn!("asked twice to end: containers may be left; the next start finds them"),
-    }
+    parts.stop(&mut tasks).await;
     tasks.finish(STOP_TASKS).await;
     ended
 }
 
-/// SIGINT and SIGTERM.
-struct StopSignals {
-    interrupt: tokio::signal::unix::Signal,
-    terminate: tokio::signal::unix::Signal,
-    came: bool,
-}
+/// SIGINT and SIGTERM: the first is waited for, the second ends the process wherever it is.
+struct StopSignal(watch::Receiver<bool>);
 
-impl StopSignals {
+/// What a shell reports for a program that Ctrl-C ended.
+const INTERRUPTED: i32 = 130;
+/// A stop that takes longer is worth a word.
+const QUIET: Duration = Duration::from_secs(1);
+
+impl StopSignal {
     fn listen() -> anyhow::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-            came: false,
-        })
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let (came, first) = watch::channel(false);
+        tokio::spawn(async move {
+            let mut next = async || {
+                tokio::select! {
+                    _ = interrupt.recv() => {}
+                    _ = terminate.recv() => {}
+                }
+            };
+            next().await;
+            came.send_replace(true);
+            if tokio::time::timeout(QUIET, next()).await.is_err() {
+                eprintln!("stopping; Ctrl-C again ends this at once");
+                next().await;
+            }
+            eprintln!("ended at once: what still runs goes on; the next start finds it");
+            // As if it were killed, which it survives at any moment: containers and the proxy have
+            // processes of their own, and the store is synced.
+            std::process::exit(INTERRUPTED);
+        });
+        Ok(Self(first))
     }
+
     async fn wait(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
-        self.came = true;
+        // The task ends with the process only.
+        let _ = self.0.wait_for(|came| *came).await;
     }
 }
 
@@ -147,7 +161,16 @@ impl Node {
         let program = SealedExe::of_self().context("could not make a sealed copy of this program")?;
 
         // The proxy first: a port in use is the commonest fault, and nothing is made yet.
-        let supervisor = Arc::new(start_proxy(options, &run_dir, &program).await?);
+        let supervisor = match start_proxy(options, &run_dir, &program).await {
+            Ok(supervisor) => Arc::new(supervisor),
+            Err(error) => {
+                for made in [run_dir.join("proxy"), run_dir] {
+                    let _ = std::fs::remove_dir(made);
+                }
+                folder.withdraw();
+                return Err(error);
+            }
+        };
         let http = supervisor.addresses().first().copied().unwrap_or(options.http);
         let started =
             Node::start_behind(options, folder, data, &tag, &run_dir, program, supervisor.clone(), http)

@@ -5,7 +5,7 @@ use crate::clock;
 use crate::model::ids::NodeId;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// Raised when an older nodectl could not read what a newer one wrote.
@@ -13,7 +13,7 @@ const FORMAT: &str = "nodectl data folder, format 1";
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("could not {doing} {path}: {source}")]
+    #[error("could not {doing} {path}")]
     Io {
         doing: &'static str,
         path: PathBuf,
@@ -29,6 +29,8 @@ pub enum Error {
          run that version, or choose another folder with --data-dir"
     )]
     OtherVersion { path: PathBuf, found: String },
+    #[error("{path} is a file: a node keeps what it has in a folder, choose one with --data-dir")]
+    NotAFolder { path: PathBuf },
     #[error("{path} is not a nodectl data folder and is not empty: choose an empty folder with --data-dir")]
     NotOurs { path: PathBuf },
     #[error(
@@ -41,7 +43,15 @@ pub enum Error {
 pub struct Folder {
     pub path: PathBuf,
     pub node: NodeId,
+    /// Made by this process, as was the folder itself.
+    made: Made,
     _lock: File,
+}
+
+#[derive(Clone, Copy)]
+struct Made {
+    folder: bool,
+    identity: bool,
 }
 
 impl Folder {
@@ -54,6 +64,10 @@ impl Folder {
             let path = path.to_owned();
             move |source| Error::Io { doing, path, source }
         };
+        if path.is_file() {
+            return Err(Error::NotAFolder { path: path.to_owned() });
+        }
+        let made_folder = !path.exists();
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -65,14 +79,8 @@ impl Folder {
             return Err(Error::NotOurs { path });
         }
         let lock_path = path.join("lock");
-        let mut lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .mode(0o600)
-            .open(&lock_path)
-            .map_err(io("open", &lock_path))?;
+        let made_lock = !lock_path.exists();
+        let mut lock = open_lock(&lock_path).map_err(io("open", &lock_path))?;
         if lock.try_lock().is_err() {
             let pid = io::read_to_string(&lock).unwrap_or_default();
             let owner = match pid.trim() {
@@ -81,21 +89,47 @@ impl Folder {
             };
             return Err(Error::InUse { path, owner });
         }
+        // A start that failed meanwhile took its file away, and with it this lock's meaning.
+        let is_it = |now: fs::Metadata| lock.metadata().is_ok_and(|ours| ours.ino() == now.ino());
+        if !fs::metadata(&lock_path).is_ok_and(is_it) {
+            return Err(Error::InUse { path, owner: String::new() });
+        }
         fs::set_permissions(&path, fs::Permissions::from_mode(0o700))
             .map_err(io("set the permissions of", &path))?;
-        lock.set_len(0)
-            .and_then(|()| write!(lock, "{}", std::process::id()))
-            .map_err(io("write", &lock_path))?;
+        let mut made = Made { folder: made_folder, identity: false };
+        if let Err(error) = lock.set_len(0).and_then(|()| write!(lock, "{}", std::process::id())) {
+            made.identity = made_lock && !identity.exists();
+            Folder { path, node: NodeId(0), made, _lock: lock }.withdraw();
+            return Err(io("write", &lock_path)(error));
+        }
         let node = match fs::read_to_string(&identity) {
             Ok(text) => read_identity(&path, &text)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let node = clock::random_node_id();
-                write_identity(&path, &identity, node).map_err(io("write", &identity))?;
+                made.identity = true;
+                if let Err(error) = write_identity(&path, &identity, node) {
+                    Folder { path, node, made, _lock: lock }.withdraw();
+                    return Err(io("write", &identity)(error));
+                }
                 node
             }
             Err(error) => return Err(io("read", &identity)(error)),
         };
-        Ok(Folder { path, node, _lock: lock })
+        Ok(Folder { path, node, made, _lock: lock })
+    }
+
+    /// Takes back what `open` made, where nothing else was put into it: a start that failed at
+    /// its beginning leaves no trace. What was there before stays.
+    pub fn withdraw(self) {
+        if !self.made.identity {
+            return;
+        }
+        for name in ["identity", "identity.tmp", "lock"] {
+            let _ = fs::remove_file(self.path.join(name));
+        }
+        if self.made.folder {
+            let _ = fs::remove_dir(&self.path);
+        }
     }
 
     /// Six characters that tell this node's bridges, cgroups and folders from those of
@@ -103,6 +137,10 @@ impl Folder {
     pub fn tag(&self) -> String {
         self.node.to_string()[..6].to_owned()
     }
+}
+
+fn open_lock(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).truncate(false).read(true).write(true).mode(0o600).open(path)
 }
 
 /// Nothing in it but what a first start that was cut short may have left.
@@ -150,6 +188,20 @@ mod tests {
     }
 
     #[test]
+    fn what_a_failed_start_made_is_taken_back_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("data");
+        Folder::open(&path).unwrap().withdraw();
+        assert!(!path.exists());
+        fs::create_dir(&path).unwrap();
+        Folder::open(&path).unwrap().withdraw();
+        assert_eq!(fs::read_dir(&path).unwrap().count(), 0, "an empty folder of the user's stays");
+        let node = Folder::open(&path).unwrap().node;
+        Folder::open(&path).unwrap().withdraw();
+        assert_eq!(Folder::open(&path).unwrap().node, node, "a node that was here before stays");
+    }
+
+    #[test]
     fn a_second_node_on_the_same_folder_is_refused_with_the_first_ones_pid() {
         let dir = tempfile::tempdir().unwrap();
         let _first = Folder::open(dir.path()).unwrap();
@@ -168,5 +220,6 @@ mod tests {
         fs::write(other.path().join("thesis.tex"), "").unwrap();
         assert!(matches!(Folder::open(other.path()), Err(Error::NotOurs { .. })));
         assert_eq!(fs::read_dir(other.path()).unwrap().count(), 1);
+        assert!(matches!(Folder::open(&other.path().join("thesis.tex")), Err(Error::NotAFolder { .. })));
     }
 }

@@ -184,8 +184,12 @@ impl Host for ThisHost {
             cwd: some(request.working_dir),
             terminal: request.terminal.then_some(size),
         };
-        let session =
-            container.exec(spec).await.map_err(|error| HostError::Invalid(super::wiring::chain(error)))?;
+        let session = container.exec(spec).await.map_err(|error| match error {
+            runtime::Error::Command { exit_status, .. } => {
+                HostError::Command { text: error.to_string(), exit_status }
+            }
+            other => HostError::Invalid(super::wiring::chain(other)),
+        })?;
         Ok(converse(session))
     }
 }

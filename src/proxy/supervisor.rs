@@ -25,6 +25,10 @@ const REMEMBERED_GATES: usize = 1024;
 /// Gentle, because it only finds a proxy that lives but does not answer.
 const PING_EVERY: Duration = Duration::from_secs(2);
 
+/// A node knows its first table within some milliseconds of its start; one that does not is in
+/// trouble, and its clients should hear an answer.
+const TABLE_WITHIN: Duration = Duration::from_secs(10);
+
 /// What the supervisor tells whoever listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -378,7 +382,7 @@ impl Task {
     /// A new process in the place of one that ended; `None` when the node no longer wants one.
     async fn replace(&mut self, dead: Living, lived: Duration) -> Option<Living> {
         self.pid.send_replace(None);
-        self.served.send_replace(None);
+        let served = self.served.send_replace(None).is_some();
         self.tell(Event::Died { pid: dead.pid });
         tracing::warn!(pid = dead.pid, "the proxy ended; starting it again");
         if let Some(mut child) = dead.child {
@@ -390,6 +394,9 @@ impl Task {
             let _ = reply.send(GateClosed { in_flight: 0 });
         }
         self.waiting_stats.clear();
+        if served && self.table.borrow().is_none() && !self.wait_for_a_table().await {
+            return None;
+        }
         // At once after a good life; slower and slower when it crashes as it starts.
         let mut delay =
             if lived > Duration::from_secs(5) { Duration::ZERO } else { Duration::from_millis(20) };
@@ -413,6 +420,46 @@ impl Task {
                     tracing::error!(%error, ?delay, "could not start the proxy");
                     self.tell(Event::StartFailed { error: error.to_string(), retry_in: delay });
                 }
+            }
+        }
+    }
+
+    /// What an adopted proxy led to died with it, and this node does not know it yet. Until it
+    /// does, clients wait in the listening sockets: a proxy without a table would send them
+    /// away. `false`: no proxy is wanted any more.
+    async fn wait_for_a_table(&mut self) -> bool {
+        let patience = tokio::time::sleep(TABLE_WITHIN);
+        tokio::pin!(patience);
+        loop {
+            tokio::select! {
+                changed = self.table.changed() => match changed {
+                    Err(_) => return false,
+                    Ok(()) if self.table.borrow_and_update().is_some() => return true,
+                    Ok(()) => {}
+                },
+                ask = self.asked.recv() => match ask {
+                    None => return false,
+                    Some(Ask::Shutdown { reply }) => {
+                        self.sockets = None;
+                        let config = Arc::clone(&self.config);
+                        let _ = blocking(move || {
+                            spawn::forget(&config.run_dir);
+                            Ok(())
+                        })
+                        .await;
+                        let _ = reply.send(());
+                        return false;
+                    }
+                    // Remembered for the next proxy; in this one nothing is in flight.
+                    Some(ask) => {
+                        self.frame_for(ask);
+                        for (_, (_, reply)) in std::mem::take(&mut self.waiting_gates) {
+                            let _ = reply.send(GateClosed { in_flight: 0 });
+                        }
+                        self.waiting_stats.clear();
+                    }
+                },
+                () = &mut patience => return true,
             }
         }
     }

@@ -1,7 +1,7 @@
 //! The node's handle of one container: its state as it changes, and what can be asked of it.
 
 use crate::model::ids::InstanceId;
-use crate::runtime::exec::{ExecSession, ExecSpec};
+use crate::runtime::exec::{ExecSession, ExecSpec, OpenError};
 use crate::runtime::exit::Exit;
 use crate::runtime::launch::Order;
 use crate::runtime::manager::{Error, Inner};
@@ -347,7 +347,13 @@ impl Container {
         let folder = &self.shared.remains.folder;
         ExecSession::open(&self.shared.runtime.exe, folder, self.shared.pid, self.shared.start_time, spec)
             .await
-            .map_err(|why| self.error("exec in", why))
+            .map_err(|error| match error {
+                OpenError::Refused { status, why } => {
+                    let exit_status = u8::try_from(status).unwrap_or(126);
+                    Error::Command { name: self.name().to_owned(), why, exit_status }
+                }
+                OpenError::Failed(why) => self.error("exec in", why),
+            })
     }
 
     fn error(&self, action: &'static str, why: String) -> Error {

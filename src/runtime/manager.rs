@@ -94,6 +94,9 @@ pub enum Error {
     Name { name: String },
     #[error("instance {key} exists already")]
     Exists { key: String },
+    /// A command that a container does not have, or can't execute.
+    #[error("{name} {why}")]
+    Command { name: String, why: String, exit_status: u8 },
     #[error("could not {action} {name}: {why}")]
     Container { action: &'static str, name: String, why: String },
 }

@@ -105,6 +105,11 @@ impl Script {
                     self.world.crash(id, Exit::Code(1), &lines);
                 }
             }
+            ("unhealthy", [name, why @ ..]) => {
+                let id = self.instance(name, Desired::Run);
+                let why = format!("not healthy within 30 s: {}", why.join(" "));
+                self.world.crash(id, Exit::Unhealthy(why), &["listening on 127.0.0.1:3000".to_owned()]);
+            }
             ("plan", []) => {
                 let plan = self.world.plan();
                 self.tell(&plan);

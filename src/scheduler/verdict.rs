@@ -6,13 +6,14 @@ use super::goal::Goal;
 use super::pool::Pool;
 use super::rollout::Process;
 use crate::model::ClusterState;
-use crate::model::app::{Deployment, DeploymentStatus};
-use crate::model::instance::{Desired, Instance, Phase};
+use crate::model::app::{Check, Deployment, DeploymentStatus};
+use crate::model::instance::{Desired, Exit, Instance, Phase};
 use crate::model::node::NodeStatus;
 use crate::model::time::Timestamp;
 
-/// Attempts in a row that ended badly until a deployment is given up: the first may have been
-/// bad luck, the second the same, a third is the app. The agent's backoff lies between them.
+/// Attempts in a row that ended by themselves until a deployment is given up: the first may have
+/// been bad luck, the second the same, a third is the app. The agent's backoff lies between them.
+/// One that had its whole grace and was not healthy in it needs no second: the wait was the proof.
 pub(super) const CRASHES_TO_FAIL: u32 = 3;
 
 /// Lines of an instance's log in a message, and characters of each: a message is kept in the
@@ -42,7 +43,7 @@ pub(super) fn verdict<'a>(
             message: format!("ready: {}", counts.join(", ")),
         });
     }
-    let message = match crash_loop(state, goal, deployment) {
+    let message = match failing(state, goal, deployment) {
         Some(message) => message,
         None if now >= deployment.deadline_at => {
             let pool = pool.get_or_insert_with(|| Pool::of(state));
@@ -91,23 +92,49 @@ fn is_done(
     full && !of_app().any(|i| old(i))
 }
 
-/// Three attempts in a row of a new instance, none of them ever healthy.
-fn crash_loop(state: &ClusterState, goal: &Goal<'_>, deployment: &Deployment) -> Option<String> {
-    let looping = state.instances_of(&goal.app.key).find(|instance| {
+/// A new instance that ended three times in a row, or was killed since it did not become healthy.
+fn failing(state: &ClusterState, goal: &Goal<'_>, deployment: &Deployment) -> Option<String> {
+    let failing = state.instances_of(&goal.app.key).find(|instance| {
+        let seen = &instance.observed;
         is_new(goal, deployment, instance)
-            && !instance.observed.ready
-            && instance.observed.failures >= CRASHES_TO_FAIL
+            && !seen.ready
+            && (seen.failures >= CRASHES_TO_FAIL || matches!(seen.last_exit, Some(Exit::Unhealthy(_))))
             // One from before may have failed for long: this deployment has not made it.
             && instance.created_at >= deployment.started_at
     })?;
-    Some(tell_crashes(state, looping))
+    Some(tell_crashes(state, failing))
 }
 
 /// `web.1 on node-1 exited with status 1 three times; its last lines: …`
 pub(super) fn tell_crashes(state: &ClusterState, instance: &Instance) -> String {
-    let exit = instance.observed.last_exit.as_ref().map_or_else(|| "ended".to_owned(), ToString::to_string);
-    let times = times(instance.observed.failures);
-    format!("{} {exit} {times}{}", on_node(state, instance), last_lines(instance))
+    let place = on_node(state, instance);
+    let told = match &instance.observed.last_exit {
+        Some(Exit::Unhealthy(why)) => format!("{place} was {why}{}", to_check(state, instance)),
+        // Nothing of it ran: it has no lines.
+        Some(Exit::StartFailed(why)) => {
+            return format!("{place} could not start, {}: {why}", times(instance.observed.failures));
+        }
+        Some(exit) => format!("{place} {exit} {}", times(instance.observed.failures)),
+        None => format!("{place} ended {}", times(instance.observed.failures)),
+    };
+    format!("{told}{}", last_lines(instance))
+}
+
+/// What its health check asks, as a question to whoever wrote the app.
+fn to_check(state: &ClusterState, instance: &Instance) -> String {
+    let release = state.release(&instance.app, instance.release);
+    let Some(process) = release.and_then(|release| release.spec.processes.get(&instance.process)) else {
+        return String::new();
+    };
+    match (&process.health.check, process.port) {
+        (Check::Tcp, Some(port)) => {
+            format!(" (does the app listen on 0.0.0.0, port {port} ($PORT), and not only on 127.0.0.1?)")
+        }
+        (Check::Http { path }, Some(port)) => format!(
+            " (does the app listen on 0.0.0.0, port {port} ($PORT), and answer GET {path} with 200 to 399?)"
+        ),
+        _ => String::new(),
+    }
 }
 
 /// `web.1 on node-1`.
@@ -202,8 +229,9 @@ fn tell_unready(state: &ClusterState, instance: &Instance) -> String {
         Phase::Preparing => format!("{place} is being prepared: {}", why("its image is fetched")),
         Phase::Starting | Phase::Running => {
             format!(
-                "{place} runs and is not ready: {}{}",
+                "{place} runs and is not ready: {}{}{}",
                 why("its health check has not succeeded"),
+                to_check(state, instance),
                 last_lines(instance)
             )
         }

@@ -1,7 +1,7 @@
 //! What changes one thing: scale, restart, stop, start, abort, app rm, node cordon and drain.
 
-use crate::fixtures::change;
-use crate::node::Node;
+use crate::fixtures::{change, healthy};
+use crate::node::{Node, Step};
 use nodectl::proto::v1::SetNodeModeReply;
 
 #[test]
@@ -51,9 +51,34 @@ fn an_app_is_removed_only_by_name() {
     let node = Node::start();
     node.write("nodectl.toml", "app = \"shop\"\n");
     node.scripts.remove.answer(change(true));
+    node.scripts.status.fail(tonic::Status::not_found("there is no app shop"));
     assert_eq!(node.run(&["app", "rm"]).code, Some(2));
     node.run(&["app", "rm", "shop"]).matches("app-rm", &[]);
     node.run(&["app", "rm", "shop", "-o", "json"]).matches("app-rm-json", &[]);
+    node.run(&["app", "rm", "shop", "--detach"]).matches("app-rm-detached", &[]);
+    assert_eq!(node.scripts.status.requests().len(), 2, "only what waits asks");
+}
+
+#[test]
+fn a_removal_is_over_when_the_app_is_gone() {
+    let node = Node::start();
+    node.scripts.remove.answer(change(true));
+    let mut leaving = healthy();
+    leaving.apps[0].app.as_mut().expect("an app").removing = true;
+    let gone = tonic::Status::not_found("there is no app shop");
+    // A node that stops in between is waited for; what it says of the app then is the end.
+    node.scripts
+        .status
+        .reply(vec![Step::Send(leaving.clone()), Step::Fail(tonic::Status::unavailable("stopping"))]);
+    node.scripts.status.reply(vec![Step::Send(leaving), Step::Fail(gone)]);
+    let run = node.run(&["app", "rm", "shop"]);
+    assert_eq!((run.code, run.stdout.as_str()), (Some(0), "removed shop\n"), "{}", run.stderr);
+    assert_eq!(node.scripts.status.requests().len(), 2);
+    // An app of that name that is not leaving is another one.
+    let other = Node::start();
+    other.scripts.remove.answer(change(true));
+    other.scripts.status.answer(healthy());
+    assert_eq!(other.run(&["app", "rm", "shop"]).stdout, "removed shop\n");
 }
 
 #[test]

@@ -28,6 +28,7 @@ fn progress(
 ) -> Step<DeploymentProgress> {
     let over = status != DeploymentStatus::Running;
     Step::Send(DeploymentProgress {
+        nodes: vec![crate::fixtures::node()],
         deployment: Some(deployment(status, previous, message)),
         instances,
         waiting_for: if over { String::new() } else { "shop/web.1 to become ready".into() },
@@ -157,6 +158,7 @@ fn every_other_end_is_a_failure_too() {
         ("deploy-first-failed", DeploymentStatus::Failed, None, "no instance became ready within 5 min"),
         ("deploy-reverted", DeploymentStatus::Reverted, Some(2), "2 of 3 instances failed their check"),
         ("deploy-cancelled", DeploymentStatus::Cancelled, Some(2), "by root"),
+        ("deploy-superseded", DeploymentStatus::Cancelled, Some(2), "superseded by v4"),
     ] {
         let node = node(vec![progress(status, previous, message, vec![])]);
         let run = node.run(&["deploy", "--image", "shop:1.4"]);

@@ -32,9 +32,9 @@ pub async fn play(start: ExecStart, mut input: Streaming<ExecInput>, to: Sender<
         }
         "cut" => return,
         "missing" => {
-            _ = to
-                .send(Err(Status::failed_precondition("there is no command \"missing\" in shop/web.1")))
-                .await;
+            let mut status = Status::failed_precondition("shop/web.1 has no command `missing`");
+            status.metadata_mut().insert(nodectl::proto::EXIT_STATUS_KEY, 127.into());
+            _ = to.send(Err(status)).await;
             return;
         }
         _ => out("up\r\n".into()).await,

@@ -67,9 +67,11 @@ fn apps_are_listed() {
     stopped.app.as_mut().expect("an app").stopped = true;
     stopped.app.as_mut().expect("an app").key = Some(AppKey { tenant: "default".into(), app: "blog".into() });
     stopped.urls = vec!["http://blog.localhost:8080/".into()];
-    node.scripts
-        .apps
-        .answer(ListAppsReply { apps: vec![stopped, app(vec![instance(1, 3, ready())])], index: 42 });
+    node.scripts.apps.answer(ListAppsReply {
+        apps: vec![stopped, app(vec![instance(1, 3, ready())])],
+        index: 42,
+        nodes: vec![crate::fixtures::node()],
+    });
     node.run(&["app", "ls"]).matches("app-ls", &[]);
     node.run(&["app", "ls", "-o", "json"]).matches("app-ls-json", &[]);
 }

@@ -129,6 +129,7 @@ fn a_rollout_is_drawn_as_it_goes_and_wiped_at_its_end() {
     let node = Node::start();
     let rollout = |status: DeploymentStatus, observed| {
         Step::Send(DeploymentProgress {
+            nodes: vec![crate::fixtures::node()],
             deployment: Some(deployment(status, Some(2), "")),
             instances: vec![instance(1, 3, observed)],
             waiting_for: "shop/web.1 to become ready".into(),

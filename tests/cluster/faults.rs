@@ -180,3 +180,73 @@ fn a_restart_of_all_instances_under_load_fails_no_request() {
         assert_eq!(load.finish(), Vec::<String>::new());
     });
 }
+
+#[test]
+fn a_second_interrupt_ends_at_once_and_what_runs_is_found_again() {
+    on_own_network(|| {
+        // busybox as the first process ignores SIGTERM: a stop takes its whole grace.
+        let mut node = shop(2);
+        let status = node.interrupt_twice();
+        assert_eq!(status.code(), Some(130));
+        node.start_again(&[]);
+        wait_for("both instances", 30, || match ready_instances(&node) {
+            ready if ready.len() == 2 => Ok(()),
+            ready => Err(format!("{ready:?}")),
+        });
+        assert_eq!(get("shop.localhost", "/").unwrap().status, 200);
+        assert!(node.interrupt().success());
+        assert_eq!(node.traces(), Vec::<String>::new());
+    });
+}
+
+#[test]
+fn a_data_folder_that_takes_nothing_is_told_plainly_and_left_as_it_was() {
+    on_own_network(|| {
+        let disk = Disk::of_bytes(64 * 1024);
+        let data = disk.path().join("data");
+        let start = || {
+            let args = ["dev", "--data-dir", data.to_str().unwrap(), "--http", HTTP];
+            let output = std::process::Command::new(BINARY).args(args).output().unwrap();
+            (output.status.code(), text(&output.stderr))
+        };
+        let ballast = disk.fill();
+        let (code, said) = start();
+        assert_eq!(code, Some(1), "{said}");
+        assert!(said.contains("disk is full") && said.lines().count() == 2, "{said}");
+        assert!(!data.exists(), "nothing half-made is left");
+        std::fs::remove_file(ballast).unwrap();
+        disk.read_only();
+        let (code, said) = start();
+        assert_eq!(code, Some(1), "{said}");
+        assert!(said.contains("Read-only file system") && said.contains("--data-dir"), "{said}");
+        assert_eq!(said.matches("os error").count(), 1, "{said}");
+    });
+}
+
+#[test]
+fn a_node_whose_store_fails_ends_and_leaves_what_it_runs() {
+    on_own_network(|| {
+        let disk = Disk::of_bytes(64 << 20);
+        let mut node = Node::start_at(disk.path().join("data"));
+        let archive =
+            crate::image::busybox(disk.path(), "shop:1", &["httpd", "-f", "-p", "8080", "-h", "/www"]);
+        node.ok(&["image", "load", archive.to_str().unwrap()]);
+        node.ok(&["deploy", "--image", "shop:1", "--name", "shop"]);
+        let containers = container_pids(&node);
+        assert_eq!(containers.len(), 1);
+        let ballast = disk.fill();
+        // A change that finds no room for itself.
+        wait_for("the store's failure", 30, || {
+            node.run(&["restart", "shop", "-o", "json"]);
+            if node.data.join("api.sock").exists() { Err("it goes on".into()) } else { Ok(()) }
+        });
+        assert_eq!(node.ends().code(), Some(1));
+        assert!(!container_pids(&node).is_empty(), "what runs goes on");
+        assert_eq!(get("shop.localhost", "/").unwrap().status, 200);
+        std::fs::remove_file(ballast).unwrap();
+        node.start_again(&[]);
+        assert_eq!(get("shop.localhost", "/").unwrap().status, 200);
+        assert!(node.interrupt().success());
+        assert_eq!(node.traces(), Vec::<String>::new());
+    });
+}

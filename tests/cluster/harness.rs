@@ -74,6 +74,14 @@ impl Node {
         node
     }
 
+    /// On a data folder of the caller's.
+    pub fn start_at(data: PathBuf) -> Node {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut node = Node { child: None, data, _folder: folder, ready: String::new() };
+        node.start_again(&[]);
+        node
+    }
+
     pub fn start_with(site: &Path) -> Node {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let data = folder.path().join("data");
@@ -121,8 +129,27 @@ impl Node {
 
     /// Ctrl-C.
     pub fn interrupt(&mut self) -> std::process::ExitStatus {
+        signal(self.child.as_ref().expect("it runs").id() as i32, libc::SIGINT);
+        self.wait_for_end()
+    }
+
+    /// Its end, that comes by itself.
+    pub fn ends(&mut self) -> std::process::ExitStatus {
+        self.wait_for_end()
+    }
+
+    /// Ctrl-C, and again once it has begun to stop.
+    pub fn interrupt_twice(&mut self) -> std::process::ExitStatus {
+        let pid = self.child.as_ref().expect("it runs").id() as i32;
+        signal(pid, libc::SIGINT);
+        let socket = self.data.join("api.sock");
+        wait_for("the stop", 20, || if socket.exists() { Err("it goes on".into()) } else { Ok(()) });
+        signal(pid, libc::SIGINT);
+        self.wait_for_end()
+    }
+
+    fn wait_for_end(&mut self) -> std::process::ExitStatus {
         let mut child = self.child.take().expect("it runs");
-        signal(child.id() as i32, libc::SIGINT);
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
             if let Some(status) = child.try_wait().expect("it can be waited for") {
@@ -208,6 +235,51 @@ impl Node {
             traces.extend(entries.flatten().map(|entry| format!("file {}", entry.path().display())));
         }
         traces
+    }
+}
+
+/// A small disk that only this thread, and what it starts, sees. Declared before what is on it,
+/// it goes after that.
+pub struct Disk(tempfile::TempDir);
+
+impl Disk {
+    pub fn of_bytes(size: u64) -> Disk {
+        use nix::mount::{MsFlags, mount};
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).expect("root may make a mount namespace");
+        let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+        mount(None::<&str>, "/", None::<&str>, private, None::<&str>)
+            .expect("what is mounted here stays here");
+        let disk = Disk(tempfile::tempdir().expect("a temporary folder"));
+        let options = format!("size={size}");
+        mount(Some("none"), disk.path(), Some("tmpfs"), MsFlags::empty(), Some(options.as_str()))
+            .expect("mounts");
+        disk
+    }
+
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    pub fn read_only(&self) {
+        use nix::mount::{MsFlags, mount};
+        let flags = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+        mount(None::<&str>, self.path(), None::<&str>, flags, None::<&str>).expect("remounts");
+    }
+
+    /// Writes until nothing fits; the returned file is the ballast.
+    pub fn fill(&self) -> PathBuf {
+        let path = self.path().join("ballast");
+        let mut file = std::fs::File::create(&path).expect("a file");
+        for piece in [1 << 20, 4096, 1] {
+            while file.write_all(&vec![0; piece]).is_ok() {}
+        }
+        path
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = nix::mount::umount2(self.path(), nix::mount::MntFlags::MNT_DETACH);
     }
 }
 

@@ -3,4 +3,5 @@
 mod faults;
 mod harness;
 mod image;
+mod restarts;
 mod single;

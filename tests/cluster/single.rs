@@ -78,13 +78,11 @@ fn an_unknown_host_is_told_so_and_a_stopped_app_is_unavailable() {
             other => Err(other.to_string()),
         });
         node.ok(&["app", "rm", "shop"]);
-        wait_for("the app to be gone", 20, || match get("shop.localhost", "/").unwrap().status {
-            404 => Ok(()),
+        assert_eq!(node.json(&["app", "ls"])["apps"], serde_json::json!([]), "it returns when it is gone");
+        node.ok(&["deploy", "--image", "shop:1", "--name", "shop"]);
+        wait_for("200", 20, || match get("shop.localhost", "/").unwrap().status {
+            200 => Ok(()),
             other => Err(other.to_string()),
-        });
-        wait_for("the app to be forgotten", 20, || {
-            let apps = node.json(&["app", "ls"])["apps"].clone();
-            if apps.as_array().is_some_and(Vec::is_empty) { Ok(()) } else { Err(apps.to_string()) }
         });
     });
 }
@@ -120,6 +118,46 @@ fn exec_hands_through_output_input_and_status() {
         std::io::Write::write_all(&mut child.stdin.take().unwrap(), b"through and back\n").unwrap();
         let output = child.wait_with_output().unwrap();
         assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(0), "through and back\n"));
+    });
+}
+
+#[test]
+fn a_command_that_cannot_be_executed_ends_as_in_a_shell() {
+    on_own_network(|| {
+        let node = shop(2);
+        for (command, code, said) in [
+            ("foo", 127, "shop/web.1 has no command `foo`"),
+            ("/no/such/thing", 127, "shop/web.1 has no command `/no/such/thing`"),
+            ("/etc/passwd", 126, "shop/web.1 has `/etc/passwd`, which is not executable"),
+        ] {
+            for more in [&[][..], &["-t"][..]] {
+                let args = [&["exec"], more, &["shop/web.1", "--", command]].concat();
+                let output = node.run(&args);
+                assert_eq!(output.status.code(), Some(code), "{}", text(&output.stderr));
+                assert_eq!(text(&output.stderr), format!("error: {said}\n"));
+            }
+        }
+        let output = node.run(&["exec", "shop", "--", "hostname"]);
+        assert_eq!(text(&output.stderr), "in shop/web.1\n", "one of two was chosen");
+        let output = node.run(&["exec", "shop/web.2", "--", "hostname"]);
+        assert_eq!(text(&output.stderr), "");
+    });
+}
+
+#[test]
+fn an_entrypoint_that_is_not_there_is_told_plainly() {
+    on_own_network(|| {
+        let node = Node::start();
+        let archive = image::busybox(node.data.parent().unwrap(), "bad:1", &["/app/server", "--port"]);
+        node.ok(&["image", "load", archive.to_str().unwrap()]);
+        let output = node.run(&["deploy", "--image", "bad:1", "--name", "bad"]);
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(
+            said.contains("could not start, three times: its image has no program `/app/server`"),
+            "{said}"
+        );
+        assert!(!said.contains("libcontainer") && !said.contains("could not create"), "{said}");
     });
 }
 
@@ -177,7 +215,64 @@ fn an_app_that_never_listens_fails_its_deployment_with_its_last_words() {
         let output = node.run(&["deploy", "-f", manifest.to_str().unwrap()]);
         let said = text(&output.stdout) + &text(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{said}");
-        assert!(said.contains("cannot find my database"), "{said}");
+        assert_eq!(said.matches("cannot find my database").count(), 1, "told once: {said}");
+    });
+}
+
+#[test]
+fn an_app_that_never_listens_has_one_grace_and_is_told_what_to_check() {
+    on_own_network(|| {
+        let node = Node::start();
+        let dir = node.data.parent().unwrap();
+        let archive = image::busybox(dir, "mute:1", &["sh", "-c", "echo hello; exec sleep 1000"]);
+        node.ok(&["image", "load", archive.to_str().unwrap()]);
+        let manifest = dir.join("nodectl.toml");
+        std::fs::write(
+            &manifest,
+            "app = \"mute\"\nimage = \"mute:1\"\n[process.web]\nport = 8080\n\
+             health = { tcp = true, grace = \"2s\" }\n[deploy]\ndeadline = \"10m\"\n",
+        )
+        .unwrap();
+        let output = node.run(&["deploy", "-f", manifest.to_str().unwrap()]);
+        let said = text(&output.stdout) + &text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        for part in ["not healthy within 2 s", "nothing listens on port 8080", "0.0.0.0", "$PORT"] {
+            assert!(said.contains(part), "{part}: {said}");
+        }
+        assert_eq!(said.matches("| hello").count(), 1, "told once: {said}");
+    });
+}
+
+#[test]
+fn a_second_deploy_is_refused_or_takes_over_and_the_first_is_told() {
+    on_own_network(|| {
+        let node = shop(1);
+        let dir = node.data.parent().unwrap();
+        let mute = image::busybox(dir, "shop:2", &["sh", "-c", "exec sleep 1000"]);
+        node.ok(&["image", "load", mute.to_str().unwrap()]);
+        let first = node
+            .command(&["deploy", "--image", "shop:2", "--name", "shop"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        wait_for("the first deploy", 20, || {
+            let status = node.json(&["status", "shop"])["apps"][0]["deployment"].clone();
+            if status["release"] == 2 { Ok(()) } else { Err(status.to_string()) }
+        });
+        let third = image::busybox(dir, "shop:3", &["httpd", "-f", "-p", "8080", "-h", "/www/"]);
+        node.ok(&["image", "load", third.to_str().unwrap()]);
+        let refused = node.run(&["deploy", "--image", "shop:3", "--name", "shop"]);
+        let said = text(&refused.stderr);
+        assert_eq!(refused.status.code(), Some(1), "{said}");
+        assert!(said.contains("is being deployed already (v2)") && said.contains("--force"), "{said}");
+        node.ok(&["deploy", "--image", "shop:3", "--name", "shop", "--force"]);
+        let first = first.wait_with_output().unwrap();
+        let said = text(&first.stderr);
+        assert_eq!(first.status.code(), Some(1), "{said}");
+        assert!(said.contains("error: v2 was superseded by v3\n"), "{said}");
+        assert_eq!(get("shop.localhost", "/").unwrap().status, 200);
     });
 }
 
@@ -194,6 +289,38 @@ fn a_bad_release_leaves_the_good_one_serving() {
         assert!(said.contains("no such setting") && said.contains("exited with status 3"), "{said}");
         assert_eq!(ready_instances(&node).len(), 2);
         assert_eq!(get("shop.localhost", "/").unwrap().status, 200);
+    });
+}
+
+#[test]
+fn what_the_node_writes_is_for_nobody_else() {
+    use std::os::unix::fs::MetadataExt;
+    on_own_network(|| {
+        let node = shop(1);
+        assert_eq!(get("shop.localhost", "/").unwrap().status, 200, "and containers see what they should");
+        let ids = text(&node.run(&["exec", "shop/web.1", "--", "sh", "-c", "id -u; umask"]).stdout);
+        assert_eq!(ids, "0\n0022\n");
+        let mut open = Vec::new();
+        let mut folders = vec![node.data.clone()];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(&folder).unwrap().flatten() {
+                let (path, meta) = (entry.path(), entry.metadata().unwrap());
+                let mine = path.strip_prefix(&node.data).unwrap().to_str().unwrap().to_owned();
+                // Layers and what containers write have the modes that the images say.
+                let of_containers =
+                    (mine.starts_with("images/layers/") || mine.starts_with("scratch/")) && meta.is_dir();
+                if of_containers {
+                    continue;
+                }
+                if !meta.is_symlink() && meta.mode() & 0o077 != 0 {
+                    open.push(format!("{mine} {:o}", meta.mode() & 0o7777));
+                }
+                if meta.is_dir() {
+                    folders.push(path);
+                }
+            }
+        }
+        assert_eq!(open, Vec::<String>::new());
     });
 }
 
@@ -235,6 +362,7 @@ fn faults_of_the_surroundings_are_said_plainly() {
         let (code, said) = run(&["dev", "--data-dir", other_folder.to_str().unwrap(), "--http", HTTP]);
         assert_eq!(code, Some(1));
         assert!(said.contains("in use") && said.contains("--http"), "{said}");
+        assert!(!other_folder.exists(), "nothing half-made is left");
         let (code, said) = run(&["deploy", "--bogus"]);
         assert_eq!(code, Some(2), "{said}");
         let junk = other.path().join("junk.tar");

@@ -71,6 +71,43 @@ async fn killed_proxy_is_back_with_the_same_table_and_serves_who_waited() {
     proxy.end().await;
 }
 
+/// A node that came back a moment ago does not know its table yet.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn adopted_proxy_that_dies_before_the_first_table_sends_nobody_away() {
+    let app = App::start("one").await;
+    let mut proxy = Proxy::start().await;
+    proxy.serve(table(5, &[("shop", &[(1, app.address)])])).await;
+    let pid = proxy.supervisor().pid().unwrap();
+    drop(proxy.supervisor.take());
+    proxy.supervisor = Some(Supervisor::start_or_adopt(proxy.config.clone()).await.unwrap());
+    let mut events = proxy.supervisor().events();
+    kill(pid);
+    assert_eq!(next(&mut events).await, Event::Died { pid });
+    let address = proxy.address;
+    let waiting = tokio::spawn(async move { get(address, "shop.localhost", "/").await });
+    // A gate that is closed meanwhile is closed at once: nothing is in flight.
+    let gate = proxy.supervisor().close_gate(nodectl::model::ids::InstanceId(9), 0, DEADLINE);
+    assert_eq!(gate.await.unwrap().in_flight, 0);
+    assert!(!waiting.is_finished() && proxy.supervisor().pid().is_none());
+    proxy.supervisor().publish(table(6, &[("shop", &[(1, app.address)])]));
+    let answer = waiting.await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("one"), "{answer}");
+    proxy.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn adopted_proxy_that_dies_before_the_first_table_is_ended_by_a_shutdown() {
+    let mut proxy = Proxy::start().await;
+    proxy.serve(table(5, &[("shop", &[])])).await;
+    let pid = proxy.supervisor().pid().unwrap();
+    drop(proxy.supervisor.take());
+    proxy.supervisor = Some(Supervisor::start_or_adopt(proxy.config.clone()).await.unwrap());
+    let mut events = proxy.supervisor().events();
+    kill(pid);
+    assert_eq!(next(&mut events).await, Event::Died { pid });
+    proxy.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn proxy_has_no_privileges() {
     let proxy = Proxy::start().await;

@@ -37,7 +37,7 @@ async fn a_manifest_becomes_a_release_with_its_urls_and_defaults_told() {
         said(&busy),
         (
             Code::FailedPrecondition,
-            "app shop is being deployed already (v1): wait for it, or take over with --force"
+            "app shop is being deployed already (v1): wait for it (`nodectl status shop --watch`), or take over with --force"
         )
     );
     world.settle();
@@ -88,17 +88,23 @@ async fn an_image_that_cannot_be_deployed_says_why_and_what_to_do() {
         (
             image("shp", "", None),
             Code::NotFound,
-            "there is no image shp:latest: did you mean shop:latest? Or load one with `nodectl image load FILE`",
+            "there is no image shp:latest: did you mean shop:latest? `nodectl image ls` lists all",
         ),
         (
             image("shop:2", "", None),
             Code::NotFound,
-            "there is no image shop:2: did you mean shop:latest? Or load one with `nodectl image load FILE`",
+            "there is no image shop:2: did you mean shop:latest? `nodectl image ls` lists all",
+        ),
+        (
+            // Shares its tag with what there is, and nothing else.
+            image("sear", "", None),
+            Code::NotFound,
+            "there is no image sear:latest: `nodectl image ls` lists what there is, `nodectl image load FILE` brings one in",
         ),
         (
             image("zebra", "", None),
             Code::NotFound,
-            "there is no image zebra:latest: load one with `nodectl image load FILE`",
+            "there is no image zebra:latest: `nodectl image ls` lists what there is, `nodectl image load FILE` brings one in",
         ),
         (
             image("pi", "", None),
@@ -219,13 +225,26 @@ async fn status_shows_an_app_and_follows_only_what_changes() {
 }
 
 #[tokio::test]
+async fn a_slot_that_two_share_is_named_once() {
+    let world = World::new().await;
+    world.deployed("app = \"shop\"").await;
+    world.deploy("app = \"shop\"\n[env]\nA = \"1\"").await.expect("deploys");
+    world.plan();
+    let slots: Vec<u32> = world.store.state().instances().map(|i| i.slot).collect();
+    assert_eq!(slots, [1, 1], "the old one and the new one");
+    let request = v1::StatusRequest { target: "shop/web.7".into(), ..Default::default() };
+    let status = world.apps().status(request).await.expect_err("no such slot");
+    assert_eq!(status.message(), "there is no instance shop/web.7: there is 1; see `nodectl status shop`");
+}
+
+#[tokio::test]
 async fn targets_that_are_not_there_say_what_may_have_been_meant() {
     let world = World::new().await;
     world.deployed("app = \"shop\"\n[process.web]\n[process.worker]").await;
     for (target, code, message) in [
         ("shp", Code::NotFound, "there is no app shp: did you mean shop?"),
         ("zebra", Code::NotFound, "there is no app zebra: see `nodectl app ls`"),
-        ("shop/wev", Code::NotFound, "app shop has no process wev: did you mean shop/web?"),
+        ("shop/wev", Code::NotFound, "app shop has no process wev: did you mean web?"),
         ("shop/zebra", Code::NotFound, "app shop has no process zebra: it has web, worker"),
         (
             "shop/web.7",
@@ -264,7 +283,7 @@ async fn scale_restart_stop_start_and_remove_do_what_they_say() {
     world.settle();
     assert_eq!(world.store.state().instances().count(), 3);
     let status = world.apps().scale(scale("wev", 3)).await.expect_err("no process");
-    assert_eq!(said(&status), (Code::NotFound, "app shop has no process wev: did you mean shop/web?"));
+    assert_eq!(said(&status), (Code::NotFound, "app shop has no process wev: did you mean web?"));
     let status = world.apps().scale(scale("web", 10_001)).await.expect_err("too many");
     assert_eq!(
         said(&status),
@@ -284,6 +303,16 @@ async fn scale_restart_stop_start_and_remove_do_what_they_say() {
     let request = v1::StatusRequest { target: "shop".into(), follow: true, ..Default::default() };
     let mut follow = world.apps().status(request).await.expect("watches").into_inner();
     assert!(world.apps().remove(app("shop")).await.expect("removes").into_inner().changed);
+    assert!(!world.apps().remove(app("shop")).await.expect("goes already").into_inner().changed);
+    let left = world.store.state().instances().count();
+    let status = world.deploy("app = \"shop\"").await.expect_err("its name is not free yet");
+    assert_eq!(
+        status.message(),
+        format!(
+            "app shop is being removed, and {left} instances are still stopping: deploy it anew once it is gone \
+             (`nodectl app rm shop` waits for that)"
+        )
+    );
     loop {
         // The agent says that what was to stop is gone; then the app is forgotten.
         world.plan();

@@ -147,7 +147,8 @@ impl Host for TestHost {
 
     async fn exec(&self, request: ExecRequest) -> Result<ExecSession, HostError> {
         if request.command[0] == "absent" {
-            return Err(HostError::Invalid("there is no program absent in the image".into()));
+            let text = "shop/web.1 has no command `absent`".into();
+            return Err(HostError::Command { text, exit_status: 127 });
         }
         *self.exec.lock().expect("no panic") = Some(request);
         let (input, mut inputs) = mpsc::channel(4);

@@ -161,7 +161,10 @@ async fn images_are_listed_with_their_users_inspected_and_removed() {
     let gone = world.images().remove(request("b:2")).await.expect_err("is gone");
     assert_eq!(
         (gone.code(), gone.message()),
-        (Code::NotFound, "there is no image b:2: load one with `nodectl image load FILE`")
+        (
+            Code::NotFound,
+            "there is no image b:2: `nodectl image ls` lists what there is, `nodectl image load FILE` brings one in"
+        )
     );
     // The name goes, the content stays while a release may need it.
     let digest = world.store.state().images.values().next().expect("shop").digest.clone();

@@ -218,8 +218,8 @@ async fn what_cannot_be_started_says_why() {
         (Input::Start(env), Code::InvalidArgument, "\"A=B\" is no name for a variable"),
         (
             Input::Start(start("shop", &["absent"])),
-            Code::InvalidArgument,
-            "there is no program absent in the image",
+            Code::FailedPrecondition,
+            "shop/web.1 has no command `absent`",
         ),
         (
             Input::Start(start("slow", &["sh"])),
@@ -235,5 +235,23 @@ async fn what_cannot_be_started_says_why() {
     ] {
         let status = world.exec(first).await.err().expect(message);
         assert_eq!((status.code(), status.message()), (code, message));
+        let exit_status = status.metadata().get(crate::proto::EXIT_STATUS_KEY).map(|value| value.as_bytes());
+        assert_eq!(exit_status, message.contains("no command `").then_some(&b"127"[..]), "{message}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_names_the_instance_where_several_could_have_been_meant() {
+    let world = World::new().await;
+    world.deployed("app = \"shop\"\n[process.web]\ncount = 2").await;
+    for (target, named) in
+        [("shop", Some("shop/web.1")), ("shop/web", Some("shop/web.1")), ("shop/web.2", None)]
+    {
+        let (_to, inputs) = mpsc::channel(4);
+        let first = v1::ExecInput { input: Some(Input::Start(start(target, &["sh"]))) };
+        _to.send(first).await.expect("open");
+        let answer = world.instances().exec(ReceiverStream::new(inputs)).await.expect("starts");
+        let said = answer.metadata().get(crate::proto::INSTANCE_KEY).map(|name| name.to_str().expect("text"));
+        assert_eq!(said, named, "{target}");
     }
 }

@@ -1,7 +1,7 @@
 //! The node's end of an exec: streams, resize, signals, the exit status.
 
 use super::pty::Master;
-use super::{Order, Say, Word};
+use super::{Order, Refused, Say, Word};
 use crate::runtime::exe::SealedExe;
 use crate::runtime::{protocol, sys};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
@@ -29,6 +29,23 @@ pub struct ExecSpec {
     pub terminal: Option<(u16, u16)>,
 }
 
+/// Why a command does not run.
+#[derive(Debug)]
+pub enum OpenError {
+    /// There is none of that name, or it can't be executed: as a shell would say it, with its status.
+    Refused {
+        status: i32,
+        why: String,
+    },
+    Failed(String),
+}
+
+impl From<String> for OpenError {
+    fn from(why: String) -> Self {
+        OpenError::Failed(why)
+    }
+}
+
 pub type Input = Box<dyn AsyncWrite + Send + Unpin>;
 pub type Output = Box<dyn AsyncRead + Send + Unpin>;
 
@@ -51,9 +68,9 @@ impl ExecSession {
         pid: i32,
         start_time: u64,
         spec: ExecSpec,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, OpenError> {
         if spec.command.is_empty() {
-            return Err("no command was given".to_owned());
+            return Err("no command was given".to_owned().into());
         }
         let text = |error: io::Error| error.to_string();
         let (ours, its) = std::os::unix::net::UnixStream::pair().map_err(text)?;
@@ -85,11 +102,12 @@ impl ExecSession {
         let mut descriptors = Vec::new();
         match session.hear(&mut descriptors).await.map_err(text)? {
             Say::Started(_) => {}
-            Say::Failed(why) => return Err(why),
-            _ => return Err("the helper process said something else".to_owned()),
+            Say::Failed(why) => return Err(why.into()),
+            Say::Refused(Refused { status, why }) => return Err(OpenError::Refused { status, why }),
+            _ => return Err("the helper process said something else".to_owned().into()),
         }
         if spec.terminal.is_some() {
-            let master = descriptors.pop().ok_or("the helper process sent no terminal")?;
+            let master = descriptors.pop().ok_or_else(|| "the helper process sent no terminal".to_owned())?;
             let master = Master::new(master).map_err(text)?;
             session.stdin = Some(Box::new(master.clone()));
             session.stdout = Some(Box::new(master.clone()));

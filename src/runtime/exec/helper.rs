@@ -6,7 +6,7 @@
 //! bounding set, ids, capabilities, no_new_privs, working directory, filters.
 
 use super::client::{receive, send_order};
-use super::{Order, Say, Word, pty};
+use super::{Order, Refused, Say, Word, pty};
 use crate::runtime::launch;
 use crate::runtime::protocol;
 use crate::runtime::rootdir::Root;
@@ -40,7 +40,8 @@ pub fn main(argv: &[OsString]) -> ExitCode {
     let mut socket = UnixStream::from(socket);
     let last = match run(&mut socket, folder, pid as i32, start_time) {
         Ok(code) => Say::Exited(code),
-        Err(why) => Say::Failed(why),
+        Err(Stopped::Refused(refused)) => Say::Refused(refused),
+        Err(Stopped::Failed(why)) => Say::Failed(why),
     };
     let _ = protocol::send(&mut socket, &Word { say: Some(last) });
     ExitCode::SUCCESS
@@ -50,7 +51,19 @@ fn number(text: &OsString) -> Option<u64> {
     text.to_str()?.parse().ok()
 }
 
-fn run(socket: &mut UnixStream, folder: &Path, pid: i32, start_time: u64) -> Result<i32, String> {
+/// Why nothing was executed.
+enum Stopped {
+    Refused(Refused),
+    Failed(String),
+}
+
+impl From<String> for Stopped {
+    fn from(why: String) -> Self {
+        Stopped::Failed(why)
+    }
+}
+
+fn run(socket: &mut UnixStream, folder: &Path, pid: i32, start_time: u64) -> Result<i32, Stopped> {
     let (order, mut descriptors) = receive_order(socket).map_err(|e| format!("no order came: {e}"))?;
     let container = fs::read(folder.join(ORDER)).map_err(|_| "the container is gone".to_owned())?;
     let container: launch::Order = serde_json::from_slice(&container)
@@ -85,19 +98,27 @@ fn run(socket: &mut UnixStream, folder: &Path, pid: i32, start_time: u64) -> Res
         0 => {
             let streams = [&stdin, &stdout, &stderr];
             let error = command.execute(streams, order.terminal, &container);
-            let _ = rustix::io::write(&errors_write, error.as_bytes());
+            let error = match error {
+                Stopped::Refused(refused) => Word { say: Some(Say::Refused(refused)) },
+                Stopped::Failed(why) => Word { say: Some(Say::Failed(why)) },
+            };
+            let _ = rustix::io::write(&errors_write, &protocol::frame(&error));
             // SAFETY: ends the child without running what the parent registered.
             unsafe { libc::_exit(127) }
         }
         pid if pid > 0 => pid,
-        _ => return Err(format!("could not fork: {}", io::Error::last_os_error())),
+        _ => return Err(format!("could not fork: {}", io::Error::last_os_error()).into()),
     };
     drop((stdin, stdout, stderr, errors_write));
-    let mut error = String::new();
-    let _ = fs::File::from(errors).read_to_string(&mut error);
+    let mut error = Vec::new();
+    let _ = fs::File::from(errors).read_to_end(&mut error);
     if !error.is_empty() {
         wait(child);
-        return Err(error);
+        return Err(match protocol::take::<Word>(&mut error) {
+            Ok(Some(Word { say: Some(Say::Refused(refused)) })) => Stopped::Refused(refused),
+            Ok(Some(Word { say: Some(Say::Failed(why)) })) => Stopped::Failed(why),
+            _ => Stopped::Failed("it ended before it was executed".to_owned()),
+        });
     }
     send_order(socket, &Word { say: Some(Say::Started(true)) }, &master)
         .map_err(|e| format!("the node is gone: {e}"))?;
@@ -188,16 +209,26 @@ impl Command {
     }
 
     /// In the child: returns only with the reason why it can't be executed.
-    fn execute(&self, streams: [&OwnedFd; 3], terminal: bool, container: &launch::Order) -> String {
+    fn execute(&self, streams: [&OwnedFd; 3], terminal: bool, container: &launch::Order) -> Stopped {
         if let Err(why) = self.prepare(streams, terminal, container) {
-            return why;
+            return Stopped::Failed(why);
         }
+        let (error, is_there) = self.execvpe();
         let name = self.args[0].to_string_lossy();
-        let error = self.execvpe();
-        match error.raw_os_error() {
-            Some(libc::ENOENT) => format!("{name}: command not found in the container"),
-            _ => format!("could not execute {name}: {error}"),
-        }
+        // The statuses are POSIX's (XCU 2.8.2).
+        let (status, why) = match error.raw_os_error() {
+            Some(libc::ENOENT | libc::ENOTDIR) if !is_there => (127, format!("has no command `{name}`")),
+            Some(libc::ENOENT) => {
+                (126, format!("has `{name}`, and not the interpreter or loader that it names"))
+            }
+            Some(libc::EACCES) => (126, format!("has `{name}`, which is not executable")),
+            Some(libc::ENOEXEC) => (
+                126,
+                format!("has `{name}`, which is no program for this machine and names no interpreter (#!)"),
+            ),
+            _ => (126, format!("could not execute `{name}`: {error}")),
+        };
+        Stopped::Refused(Refused { status, why })
     }
 
     fn prepare(
@@ -242,7 +273,8 @@ impl Command {
         seccomp::install(&container.seccomp).map_err(|error| chain(&error))
     }
 
-    fn execvpe(&self) -> io::Error {
+    /// Returns with why nothing was executed, and whether something of that name is there.
+    fn execvpe(&self) -> (io::Error, bool) {
         let list = |strings: &[CString]| -> Vec<*const libc::c_char> {
             strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect()
         };
@@ -256,16 +288,20 @@ impl Command {
         } else {
             path.split(|b| *b == b':').map(|dir| [dir, b"/", name].concat()).collect()
         };
+        let mut is_there = false;
         for candidate in candidates {
             let Ok(candidate) = CString::new(candidate) else { continue };
             // SAFETY: NUL-terminated strings and null-terminated lists that live through the call.
             unsafe { libc::execve(candidate.as_ptr(), args.as_ptr(), env.as_ptr()) };
             let error = io::Error::last_os_error();
-            if !matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) {
+            // SAFETY: a NUL-terminated path that lives through the call.
+            let there = unsafe { libc::access(candidate.as_ptr(), libc::F_OK) } == 0;
+            is_there |= there;
+            if there || !matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) {
                 last = error;
             }
         }
-        last
+        (last, is_there)
     }
 }
 

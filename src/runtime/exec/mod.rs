@@ -10,7 +10,7 @@ pub mod client;
 pub mod helper;
 mod pty;
 
-pub use client::{ExecSession, ExecSpec};
+pub use client::{ExecSession, ExecSpec, OpenError};
 
 /// What to execute; sent with the three ends of its pipes, unless it gets a terminal.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -37,7 +37,7 @@ pub(crate) struct Order {
 /// One word in either direction.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct Word {
-    #[prost(oneof = "Say", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "Say", tags = "1, 2, 3, 4, 5")]
     pub say: Option<Say>,
 }
 
@@ -55,4 +55,17 @@ pub(crate) enum Say {
     /// Node: send it this signal.
     #[prost(int32, tag = "4")]
     Signal(i32),
+    /// Helper: the container has no such command, or it is none that can be executed.
+    #[prost(message, tag = "5")]
+    Refused(Refused),
+}
+
+/// Why a command can't be executed, with the status that a shell would end with.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct Refused {
+    #[prost(int32, tag = "1")]
+    pub status: i32,
+    /// What follows the container's name: ``has no command `foo` ``.
+    #[prost(string, tag = "2")]
+    pub why: String,
 }

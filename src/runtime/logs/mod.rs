@@ -33,6 +33,12 @@ pub fn dir(data_dir: &Path, name: &str) -> Option<PathBuf> {
     ok.then(|| data_dir.join("logs").join(app).join(process).join(slot))
 }
 
+/// Makes a log folder and those above it, for the node alone.
+pub(crate) fn make_folder(dir: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
+}
+
 /// One log file's place in the order of its folder.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct FileName {

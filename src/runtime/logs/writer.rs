@@ -6,6 +6,7 @@ use super::{FileName, files};
 use crate::runtime::launch::LogLimits;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -83,9 +84,9 @@ impl Writer {
         if self.file.is_some() {
             self.name.number += 1;
         }
-        let _ = fs::create_dir_all(&self.dir);
+        let _ = super::make_folder(&self.dir);
         let path = self.dir.join(self.name.to_string());
-        self.file = OpenOptions::new().append(true).create(true).open(path).ok();
+        self.file = OpenOptions::new().append(true).create(true).mode(0o600).open(path).ok();
         self.written = self.file.as_ref().and_then(|f| f.metadata().ok()).map_or(0, |meta| meta.len());
         // The bound is the slot's, whoever wrote the files: the oldest go.
         let all = files(&self.dir);

@@ -6,6 +6,7 @@
 //! libseccomp; a failing execve after start is told to nobody.
 
 use crate::runtime::launch::Order;
+use crate::runtime::logs;
 use crate::runtime::rootdir::{self, Root};
 use crate::runtime::seccomp::{self, Program};
 use crate::runtime::spec::{self, Scene};
@@ -64,7 +65,7 @@ pub(super) fn create(order: &Order) -> Result<Created, Error> {
     let layers = rootdir::open_layers(&order.layers, userns.as_ref())?;
     let scratch = rootdir::open_scratch(&order.scratch, &layers, owner)?;
     // A disk that takes no logs stops no app.
-    let log_dir = fs::create_dir_all(&order.log_dir).and_then(|()| File::open(&order.log_dir)).ok();
+    let log_dir = logs::make_folder(&order.log_dir).and_then(|()| File::open(&order.log_dir)).ok();
     let stage = rootdir::stage()?;
     let rootfs = rootdir::mount_overlay(&stage, layers, &scratch)?;
     drop(scratch);
