@@ -187,7 +187,8 @@ impl Node {
             })
             .await?,
         );
-        let warnings = network.diagnose().await.unwrap_or_default().into_iter().map(|w| w.message).collect();
+        let warnings: Vec<String> =
+            network.diagnose().await.unwrap_or_default().into_iter().map(|w| w.message).collect();
         let mut config = runtime::Config::new(data.clone(), tag, Arc::new(Bridge(network.clone())));
         config.run_dir = run_dir.join("containers");
         config.exe = Some(program.clone());
@@ -216,6 +217,7 @@ impl Node {
             Ok(())
         });
         tasks.spawn("assignments", Policy::Essential, publish::assignments(raft.subscribe(), node, assign));
+        spawn_firewall(&mut tasks, network.clone(), &warnings);
         spawn_controller(&mut tasks, &raft);
         spawn_routes(&mut tasks, &raft, agent.clone(), supervisor.clone());
         let socket = data.join("api.sock");
@@ -285,6 +287,18 @@ async fn register(
     };
     raft.propose("node", Action::RegisterNode(facts)).await?;
     Ok(name.to_string())
+}
+
+/// Without it a node serves on, but what changes the host's firewall may cut its containers off.
+fn spawn_firewall(tasks: &mut Tasks, network: Arc<Network>, told: &[String]) {
+    let (shutdown, told) = (tasks.shutdown.clone(), told.iter().cloned().collect());
+    tasks.spawn("firewall", Policy::Finite, async move {
+        let keep = network.keep(told, |message| tracing::warn!("{message}"));
+        tokio::select! {
+            kept = keep => Ok(kept?),
+            () = shutdown.cancelled() => Ok(()),
+        }
+    });
 }
 
 fn spawn_controller(tasks: &mut Tasks, raft: &raft::Handle) {
