@@ -29,6 +29,9 @@ pub struct Options {
     pub data_dir: PathBuf,
     /// Where the proxy listens.
     pub http: SocketAddr,
+    /// SIGTERM ends the node alone; what it runs goes on, and the next start takes it back. For
+    /// a service, whose manager ends it so to restart or to upgrade it.
+    pub leave_running: bool,
 }
 
 /// A node that serves, as the one who started it sees it.
@@ -47,7 +50,7 @@ const SETTLE: Duration = Duration::from_secs(10);
 const STOP_TASKS: Duration = Duration::from_secs(5);
 
 /// Runs a node until Ctrl-C or SIGTERM, then stops its containers and leaves nothing behind
-/// but its data folder. `on_up` is called once, when everything that ran before runs again.
+/// but its data folder (but see [`Options::leave_running`]). `on_up` is called once, when everything that ran before runs again.
 ///
 /// # Errors
 /// What keeps the node from starting, or the essential part of it that failed.
@@ -66,7 +69,7 @@ where
         _ = stop.wait() => {}
         failure = failures.recv() => failed = Some(failure.unwrap_or_default()),
     }
-    if ended.is_ok() && failed.is_none() && !stop.came {
+    if ended.is_ok() && failed.is_none() && stop.came.is_none() {
         tokio::select! {
             _ = stop.wait() => {}
             failure = failures.recv() => failed = Some(failure.unwrap_or_default()),
@@ -76,6 +79,11 @@ where
         let why = parts.abandon(&failure).await;
         tasks.finish(STOP_TASKS).await;
         anyhow::bail!(why);
+    }
+    if options.leave_running && stop.came == Some(Stop::Terminate) {
+        parts.leave().await;
+        tasks.finish(STOP_TASKS).await;
+        return ended;
     }
     // First signal drains, second exits.
     tokio::select! {
@@ -90,7 +98,14 @@ where
 struct StopSignals {
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
-    came: bool,
+    /// The first that came.
+    came: Option<Stop>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stop {
+    Interrupt,
+    Terminate,
 }
 
 impl StopSignals {
@@ -99,15 +114,15 @@ impl StopSignals {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
-            came: false,
+            came: None,
         })
     }
     async fn wait(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
-        self.came = true;
+        let came = tokio::select! {
+            _ = self.interrupt.recv() => Stop::Interrupt,
+            _ = self.terminate.recv() => Stop::Terminate,
+        };
+        self.came.get_or_insert(came);
     }
 }
 
@@ -404,6 +419,12 @@ impl Parts {
         format!(
             "the node cannot go on, {what}\n  what it runs goes on serving; start the node again to take it back"
         )
+    }
+
+    /// Ends the node alone. What it runs goes on as after `kill -9`, but nothing is half done.
+    async fn leave(self) {
+        let _ = std::fs::remove_file(&self.socket);
+        self.raft.shutdown().await;
     }
 
     /// Ends everything in its order: no new work, no new requests, no containers, no network.

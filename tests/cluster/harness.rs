@@ -121,14 +121,19 @@ impl Node {
 
     /// Ctrl-C.
     pub fn interrupt(&mut self) -> std::process::ExitStatus {
+        self.end(libc::SIGINT)
+    }
+
+    /// Sends a signal to the node process, and waits for its end.
+    pub fn end(&mut self, number: i32) -> std::process::ExitStatus {
         let mut child = self.child.take().expect("it runs");
-        signal(child.id() as i32, libc::SIGINT);
+        signal(child.id() as i32, number);
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
             if let Some(status) = child.try_wait().expect("it can be waited for") {
                 return status;
             }
-            assert!(Instant::now() < deadline, "the node did not end after Ctrl-C");
+            assert!(Instant::now() < deadline, "the node did not end after signal {number}");
             std::thread::sleep(Duration::from_millis(20));
         }
     }
