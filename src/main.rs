@@ -31,8 +31,8 @@ fn main() -> ExitCode {
         Parsed::Over(code) => code,
         Parsed::Dev(options) => {
             runtime::run_from_sealed_copy();
-            let cli::DevOptions { site, data_dir, http } = options;
-            node::main(node::Options { data_dir, http }, |up| {
+            let cli::DevOptions { site, data_dir, http, leave_running } = options;
+            node::main(node::Options { data_dir, http, leave_running }, |up| {
                 cli::dev_is_up(up.socket, up.http, site, up.warnings)
             })
         }

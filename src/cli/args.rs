@@ -161,6 +161,9 @@ pub struct DevArguments {
     /// Where the proxy listens
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
     pub http: SocketAddr,
+    /// SIGTERM ends the node and not what it runs: for the service
+    #[arg(long, hide = true)]
+    pub leave_running: bool,
 }
 
 #[derive(Args, Debug, Default)]

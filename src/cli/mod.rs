@@ -51,6 +51,8 @@ pub struct DevOptions {
     pub site: Option<PathBuf>,
     pub data_dir: PathBuf,
     pub http: SocketAddr,
+    /// SIGTERM ends the node and not what it runs.
+    pub leave_running: bool,
 }
 
 /// What was typed, sorted by who acts on it.
@@ -107,6 +109,7 @@ fn dev_options(args: args::DevArguments) -> anyhow::Result<DevOptions> {
         site: args.dir.map(std::path::absolute).transpose()?,
         data_dir: std::path::absolute(data_dir)?,
         http: args.http,
+        leave_running: args.leave_running,
     })
 }
 

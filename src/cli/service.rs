@@ -68,14 +68,16 @@ fn unit(program: &Path, data_dir: &Path, http: SocketAddr) -> Result<String, Fai
 Description=nodectl node
 After=network-online.target
 Wants=network-online.target
+# A disk that is full, or a port in use, may be better in an hour: never give up.
+StartLimitIntervalSec=0
 
 [Service]
 Type=simple
-ExecStart={program} dev --data-dir {data_dir} --http {http}
-# Containers have supervisors of their own that outlive the node: a restart or an upgrade of it
-# must stop only the node itself.
+ExecStart={program} dev --leave-running --data-dir {data_dir} --http {http}
+# Containers and the proxy outlive the node: a restart, an upgrade or a stop of it ends only the
+# node itself, and they go on serving. To end them too: nodectl stop APP, before.
 KillMode=process
-# The containers' cgroups live below this unit's own, and are the node's to manage.
+# The node makes control groups for its containers.
 Delegate=yes
 Restart=always
 RestartSec=1
@@ -156,7 +158,8 @@ mod tests {
         for line in [
             "KillMode=process",
             "Delegate=yes",
-            "ExecStart=/usr/bin/nodectl dev --data-dir /var/lib/nodectl --http 127.0.0.1:8080",
+            "StartLimitIntervalSec=0",
+            "ExecStart=/usr/bin/nodectl dev --leave-running --data-dir /var/lib/nodectl --http 127.0.0.1:8080",
         ] {
             assert!(text.lines().any(|l| l == line), "{line}\n{text}");
         }

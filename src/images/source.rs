@@ -210,7 +210,11 @@ fn list(file: &Arc<File>, limits: &Limits) -> Result<BTreeMap<Vec<u8>, Listed>, 
             Kind::Symlink => Listed::Link(entry.link),
             Kind::HardLink => Listed::Link(from_root(&path, &entry.link)),
             Kind::Fifo | Kind::Device => {
-                refuse!("the archive's {} is {}", shown(&path), entry.kind.named())
+                refuse!(
+                    "the archive's {} is {}, which only a file system has: {NO_IMAGE}",
+                    shown(&path),
+                    entry.kind.named()
+                )
             }
         };
         if members.insert(path.clone(), listed).is_some() {
@@ -219,6 +223,10 @@ fn list(file: &Arc<File>, limits: &Limits) -> Result<BTreeMap<Vec<u8>, Listed>, 
     }
     Ok(members)
 }
+
+/// What `docker export` writes is often taken for an image.
+pub(super) const NO_IMAGE: &str =
+    "if it is from `docker export`, it is a container's file system and no image: use `docker save`";
 
 /// A hard link counts from the archive's root; put it as a link from where it stands.
 fn from_root(path: &[u8], target: &[u8]) -> Vec<u8> {

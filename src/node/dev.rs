@@ -29,6 +29,9 @@ pub struct Options {
     pub data_dir: PathBuf,
     /// Where the proxy listens.
     pub http: SocketAddr,
+    /// SIGTERM ends the node alone; what it runs goes on, and the next start takes it back. For
+    /// a service, whose manager ends it so to restart or to upgrade it.
+    pub leave_running: bool,
 }
 
 /// A node that serves, as the one who started it sees it.
@@ -47,7 +50,8 @@ const SETTLE: Duration = Duration::from_secs(10);
 const STOP_TASKS: Duration = Duration::from_secs(5);
 
 /// Runs a node until Ctrl-C or SIGTERM, then stops its containers and leaves nothing behind
-/// but its data folder. `on_up` is called once, when everything that ran before runs again.
+/// but its data folder (but see [`Options::leave_running`]). `on_up` is called once, when everything
+/// that ran before runs again.
 ///
 /// # Errors
 /// What keeps the node from starting, or the essential part of it that failed.
@@ -68,7 +72,7 @@ where
         failure = failures.recv() => failed = Some(failure.unwrap_or_default()),
         said = async { parts.settled().await; on_up(up).await } => if let Err(error) = said { ended = Err(error) },
     }
-    if ended.is_ok() && failed.is_none() {
+    if ended.is_ok() && failed.is_none() && stop.came().is_none() {
         tokio::select! {
             () = stop.wait() => {}
             failure = failures.recv() => failed = Some(failure.unwrap_or_default()),
@@ -79,13 +83,24 @@ where
         tasks.finish(STOP_TASKS).await;
         anyhow::bail!(why);
     }
+    if options.leave_running && stop.came() == Some(Stop::Terminate) {
+        parts.leave().await;
+        tasks.finish(STOP_TASKS).await;
+        return ended;
+    }
     parts.stop(&mut tasks).await;
     tasks.finish(STOP_TASKS).await;
     ended
 }
 
 /// SIGINT and SIGTERM: the first is waited for, the second ends the process wherever it is.
-struct StopSignal(watch::Receiver<bool>);
+struct StopSignal(watch::Receiver<Option<Stop>>);
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stop {
+    Interrupt,
+    Terminate,
+}
 
 /// What a shell reports for a program that Ctrl-C ended.
 const INTERRUPTED: i32 = 130;
@@ -97,16 +112,15 @@ impl StopSignal {
         use tokio::signal::unix::{SignalKind, signal};
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
-        let (came, first) = watch::channel(false);
+        let (came, first) = watch::channel(None);
         tokio::spawn(async move {
             let mut next = async || {
                 tokio::select! {
-                    _ = interrupt.recv() => {}
-                    _ = terminate.recv() => {}
+                    _ = interrupt.recv() => Stop::Interrupt,
+                    _ = terminate.recv() => Stop::Terminate,
                 }
             };
-            next().await;
-            came.send_replace(true);
+            came.send_replace(Some(next().await));
             if tokio::time::timeout(QUIET, next()).await.is_err() {
                 eprintln!("stopping; Ctrl-C again ends this at once");
                 next().await;
@@ -121,7 +135,12 @@ impl StopSignal {
 
     async fn wait(&mut self) {
         // The task ends with the process only.
-        let _ = self.0.wait_for(|came| *came).await;
+        let _ = self.0.wait_for(Option::is_some).await;
+    }
+
+    /// The first that came.
+    fn came(&self) -> Option<Stop> {
+        *self.0.borrow()
     }
 }
 
@@ -210,7 +229,8 @@ impl Node {
             })
             .await?,
         );
-        let warnings = network.diagnose().await.unwrap_or_default().into_iter().map(|w| w.message).collect();
+        let warnings: Vec<String> =
+            network.diagnose().await.unwrap_or_default().into_iter().map(|w| w.message).collect();
         let mut config = runtime::Config::new(data.clone(), tag, Arc::new(Bridge(network.clone())));
         config.run_dir = run_dir.join("containers");
         config.exe = Some(program.clone());
@@ -239,6 +259,7 @@ impl Node {
             Ok(())
         });
         tasks.spawn("assignments", Policy::Essential, publish::assignments(raft.subscribe(), node, assign));
+        spawn_firewall(&mut tasks, network.clone(), &warnings);
         spawn_controller(&mut tasks, &raft);
         spawn_routes(&mut tasks, &raft, agent.clone(), supervisor.clone());
         let socket = data.join("api.sock");
@@ -308,6 +329,18 @@ async fn register(
     };
     raft.propose("node", Action::RegisterNode(facts)).await?;
     Ok(name.to_string())
+}
+
+/// Without it a node serves on, but what changes the host's firewall may cut its containers off.
+fn spawn_firewall(tasks: &mut Tasks, network: Arc<Network>, told: &[String]) {
+    let (shutdown, told) = (tasks.shutdown.clone(), told.iter().cloned().collect());
+    tasks.spawn("firewall", Policy::Finite, async move {
+        let keep = network.keep(told, |message| tracing::warn!("{message}"));
+        tokio::select! {
+            kept = keep => Ok(kept?),
+            () = shutdown.cancelled() => Ok(()),
+        }
+    });
 }
 
 fn spawn_controller(tasks: &mut Tasks, raft: &raft::Handle) {
@@ -413,6 +446,12 @@ impl Parts {
         format!(
             "the node cannot go on, {what}\n  what it runs goes on serving; start the node again to take it back"
         )
+    }
+
+    /// Ends the node alone. What it runs goes on as after `kill -9`, but nothing is half done.
+    async fn leave(self) {
+        let _ = std::fs::remove_file(&self.socket);
+        self.raft.shutdown().await;
     }
 
     /// Ends everything in its order: no new work, no new requests, no containers, no network.

@@ -67,6 +67,15 @@ fn image_error(error: images::Error) -> HostError {
     }
 }
 
+/// The upload's own path says nothing to the one who sent it.
+fn of_the_upload(mut error: images::Error) -> images::Error {
+    use images::Error::{Refused, WrongPlatform};
+    if let Refused { what, .. } | WrongPlatform { what, .. } = &mut error {
+        *what = "the archive".to_owned();
+    }
+    error
+}
+
 /// The chain's text without giving the error away.
 fn error_ref(error: &images::Error) -> std::io::Error {
     let mut text = error.to_string();
@@ -115,8 +124,8 @@ impl Host for ThisHost {
     async fn load_image(&self, archive: PathBuf, progress: Progress) -> Result<Vec<Loaded>, HostError> {
         let images = self.images.clone();
         let imported = blocking(move || {
-            images
-                .import(&archive, &Limits::default(), &mut |step| progress.set("unpacking", step.bytes_done))
+            let mut tell = |step: images::Progress| progress.set("unpacking", step.bytes_done);
+            images.import(&archive, &Limits::default(), &mut tell).map_err(of_the_upload)
         });
         Ok(imported.await?.into_iter().map(|image| loaded(image, &self.fresh)).collect())
     }

@@ -22,6 +22,7 @@ use std::time::Duration;
 pub struct Upload {
     body: RefCell<Incoming>,
     touched: Cell<bool>,
+    broken: Cell<bool>,
     progress_ms: Cell<u64>,
     counters: Rc<ServiceCounters>,
 }
@@ -29,7 +30,12 @@ pub struct Upload {
 impl Upload {
     pub fn new(body: Incoming, counters: Rc<ServiceCounters>) -> Self {
         let (touched, progress_ms) = (Cell::new(false), Cell::new(tick::now_ms()));
-        Self { body: RefCell::new(body), touched, progress_ms, counters }
+        Self { body: RefCell::new(body), touched, broken: Cell::new(false), progress_ms, counters }
+    }
+
+    /// The client broke it off, or framed it wrongly: no backend is to blame for what follows.
+    pub fn is_broken(&self) -> bool {
+        self.broken.get()
     }
 
     /// Some of it is gone: it can't be sent again.
@@ -62,6 +68,7 @@ impl Body for Outgoing {
         let frame = ready!(Pin::new(&mut *upload.body.borrow_mut()).poll_frame(cx));
         upload.touched.set(true);
         upload.progress_ms.set(tick::now_ms());
+        upload.broken.set(matches!(frame, Some(Err(_))) || upload.is_broken());
         if let Some(Ok(frame)) = &frame
             && let Some(data) = frame.data_ref()
         {

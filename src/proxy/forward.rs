@@ -31,6 +31,8 @@ const MAX_ATTEMPTS: usize = 5;
 
 const BROKEN_BODY: Problem = Problem::Malformed("its body is not framed as announced");
 
+const CUT_SHORT: Problem = Problem::Malformed("its body breaks off, or its trailers are too large");
+
 /// The client behind a request.
 #[derive(Debug)]
 pub struct Client {
@@ -126,9 +128,11 @@ async fn forward(
     let on_upgrade = routed.on_upgrade.take();
     let upload = routed.upload.clone();
     let result = exchange(worker, service, routed).await;
-    let broken = upload.is_some() && client.watched.broke_body_of(number);
+    let broken = upload.as_ref().is_some_and(|_| client.watched.broke_body_of(number));
+    let cut_short = upload.is_some_and(|upload| upload.is_broken());
     let response = match result {
         _ if broken => BROKEN_BODY.response(active),
+        Err(_) if cut_short => CUT_SHORT.response(active),
         Ok(exchanged) => answer(client, service, exchanged, on_upgrade, active),
         Err(problem) => problem.response(active),
     };

@@ -183,6 +183,8 @@ fn remove_claims(headers: &mut HeaderMap) {
         match bytes.first() {
             Some(b'x') => starts("x-forwarded") || starts("x-real-ip") || starts("x-original-"),
             Some(b'f') => bytes == b"forwarded",
+            // No such field exists, but CGI programs take it for their HTTP_PROXY (CVE-2016-5385).
+            Some(b'p') => bytes == b"proxy",
             _ => false,
         }
     };
@@ -234,6 +236,7 @@ mod tests {
                 .header("x-forwarded", "for=6.6.6.6")
                 .header("forwarded", "for=6.6.6.6")
                 .header("x_real-ip", "6.6.6.6")
+                .header("proxy", "http://6.6.6.6")
                 .header("x-request-id", "theirs")
                 .header("x-other", "stays"),
         );

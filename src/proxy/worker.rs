@@ -23,7 +23,8 @@ use tokio::task::{AbortHandle, LocalSet};
 /// Gates that stay closed although a late table lists the instance; ids are never used again
 /// within an incarnation, so what is older than this has left every table.
 const REMEMBERED_GATES: usize = 4096;
-/// With all places taken, idle clients have this long, so that they can't keep others out.
+/// With all places taken, clients that are idle, or say what they want byte by byte, have this
+/// long, so that they can't keep others out.
 const IDLE_WHEN_FULL: Duration = Duration::from_secs(2);
 
 /// What the control thread asks.
@@ -360,19 +361,17 @@ impl Worker {
 
     /// Closes who is too slow, and what is idle for too long.
     fn sweep(&self) {
-        let over = |ms: u64, limit: Duration| ms > limit.as_millis() as u64;
-        let idle_timeout = if self.is_full() {
-            self.limits.idle_timeout.min(IDLE_WHEN_FULL)
-        } else {
-            self.limits.idle_timeout
-        };
+        let over = |ms: u64, limit: Duration| u128::from(ms) > limit.as_millis();
+        let most = if self.is_full() { IDLE_WHEN_FULL } else { Duration::MAX };
+        let idle_timeout = self.limits.idle_timeout.min(most);
+        let head_timeout = self.limits.head_timeout.min(most);
         for connection in self.connections.borrow().values() {
             let watched = &connection.watched;
             let in_phase = watched.in_phase_ms();
             let stalled = over(watched.write_waits_ms(), self.limits.stall_timeout)
                 || match watched.phase() {
                     // Part of a next request, while this one is answered, has time.
-                    Phase::Head => !watched.is_active() && over(in_phase, self.limits.head_timeout),
+                    Phase::Head => !watched.is_active() && over(in_phase, head_timeout),
                     Phase::Body => over(in_phase, self.limits.stall_timeout),
                     Phase::Between | Phase::Raw => false,
                 };

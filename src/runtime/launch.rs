@@ -103,6 +103,9 @@ pub struct Order {
     pub args: Vec<String>,
     pub env: Vec<(String, String)>,
     pub cwd: String,
+    /// Folders to make where the image lacks them: its volumes.
+    #[serde(default)]
+    pub volumes: Vec<String>,
     /// As in an image: name or id, optionally with `:group`.
     pub user: String,
     pub resources: Resources,
@@ -198,6 +201,13 @@ pub fn cwd(image: &oci_spec::image::Config) -> Result<String, ProcessError> {
         Some(dir) if dir.starts_with('/') => Ok(dir.into()),
         Some(dir) => Err(ProcessError::Cwd(dir.into())),
     }
+}
+
+/// The image's VOLUMEs. Nothing is mounted there yet, but apps count on the folders, which
+/// Docker makes where the image lacks them.
+pub fn volumes(image: &oci_spec::image::Config) -> Vec<String> {
+    let volumes = image.volumes().iter().flatten();
+    volumes.filter(|path| path.starts_with('/') && !path.contains('\0')).cloned().collect()
 }
 
 #[cfg(test)]

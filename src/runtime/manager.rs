@@ -307,6 +307,7 @@ impl Inner {
             args: launch::args(&launch.image, launch.command.as_deref()).map_err(cannot)?,
             env: launch::env(&launch.image, &launch.env).map_err(cannot)?,
             cwd: launch::cwd(&launch.image).map_err(cannot)?,
+            volumes: launch::volumes(&launch.image),
             user: launch.image.user().clone().unwrap_or_default(),
             resources: launch.resources,
             read_only_root: launch.read_only_root,

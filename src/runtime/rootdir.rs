@@ -265,7 +265,7 @@ impl Root {
 
     /// Makes the working directory and its parents; links are followed inside the root only.
     pub(crate) fn make_folder(&self, path: &str) -> Result<(), Error> {
-        let what = || format!("make the working directory {path}");
+        let what = || format!("make the folder {path} in the image");
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let open = |path: &str| rustix::fs::openat2(&self.dir, path, flags, Mode::empty(), resolve);

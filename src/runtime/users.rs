@@ -26,8 +26,10 @@ pub const RANGE: u32 = 65_536;
 
 /// Resolves `user` against the text of an image's passwd and group files.
 ///
-/// Supplementary groups are those that list the user, as login would give them; a group
-/// named in `user` replaces the primary one, as in Docker.
+/// Supplementary groups are those that list the user, as login would give them, and the
+/// primary one: a process that changes its primary group must not get past what a file's
+/// permissions deny to it (CVE-2022-36109). A group named in `user` replaces the primary
+/// one. All as in Docker.
 ///
 /// # Errors
 /// A name that the files don't have, or with `limited` an id outside the namespace.
@@ -71,11 +73,10 @@ pub fn resolve(user: &str, passwd: &str, group: &str, limited: bool) -> Result<I
             }
         }
     }
-    identity.groups.retain(|gid| *gid != identity.gid);
+    identity.groups.push(identity.gid);
     identity.groups.sort_unstable();
     identity.groups.dedup();
-    let ids = [identity.uid, identity.gid];
-    match ids.iter().chain(&identity.groups).find(|id| **id >= RANGE) {
+    match [identity.uid].iter().chain(&identity.groups).find(|id| **id >= RANGE) {
         Some(id) if limited => Err(Error::OutOfRange(*id)),
         _ => Ok(identity),
     }
@@ -127,14 +128,14 @@ mod tests {
     #[test]
     fn users_are_found_by_name_and_by_id() {
         let table = [
-            ("", identity(0, 0, &[6], Some("/root"))),
-            ("app", identity(1000, 1001, &[6, 33], Some("/srv/app"))),
-            ("1000", identity(1000, 1001, &[6, 33], Some("/srv/app"))),
-            ("app:web", identity(1000, 33, &[], Some("/srv/app"))),
-            ("1000:0", identity(1000, 0, &[], Some("/srv/app"))),
-            ("4242", identity(4242, 0, &[], None)),
-            ("4242:4243", identity(4242, 4243, &[], None)),
-            (":33", identity(0, 33, &[], Some("/root"))),
+            ("", identity(0, 0, &[0, 6], Some("/root"))),
+            ("app", identity(1000, 1001, &[6, 33, 1001], Some("/srv/app"))),
+            ("1000", identity(1000, 1001, &[6, 33, 1001], Some("/srv/app"))),
+            ("app:web", identity(1000, 33, &[33], Some("/srv/app"))),
+            ("1000:0", identity(1000, 0, &[0], Some("/srv/app"))),
+            ("4242", identity(4242, 0, &[0], None)),
+            ("4242:4243", identity(4242, 4243, &[4243], None)),
+            (":33", identity(0, 33, &[33], Some("/root"))),
         ];
         for (user, expected) in table {
             assert_eq!(resolve(user, PASSWD, GROUP, true), Ok(expected), "{user}");

@@ -102,6 +102,27 @@ fn kill_9_of_the_node_fails_no_request_and_all_is_adopted() {
     });
 }
 
+/// What systemd does to restart the service that `service install` writes.
+#[test]
+fn a_service_that_is_restarted_fails_no_request_and_restarts_no_container() {
+    on_own_network(|| {
+        let mut node = shop(2);
+        node.kill();
+        node.start_again(&["--leave-running"]);
+        let containers = container_pids(&node);
+        let load = Load::start();
+        load.serve_some(100);
+        assert!(node.end(libc::SIGTERM).success());
+        load.serve_some(300);
+        node.start_again(&["--leave-running"]);
+        load.serve_some(300);
+        assert_eq!(load.finish(), Vec::<String>::new());
+        assert_eq!(container_pids(&node), containers, "same processes");
+        assert!(node.interrupt().success());
+        assert_eq!(node.processes(), BTreeMap::new(), "Ctrl-C still ends everything");
+    });
+}
+
 #[test]
 fn a_killed_container_is_restarted_and_no_request_meets_it() {
     on_own_network(|| {

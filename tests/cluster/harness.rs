@@ -129,7 +129,12 @@ impl Node {
 
     /// Ctrl-C.
     pub fn interrupt(&mut self) -> std::process::ExitStatus {
-        signal(self.child.as_ref().expect("it runs").id() as i32, libc::SIGINT);
+        self.end(libc::SIGINT)
+    }
+
+    /// Sends a signal to the node process, and waits for its end.
+    pub fn end(&mut self, number: i32) -> std::process::ExitStatus {
+        signal(self.child.as_ref().expect("it runs").id() as i32, number);
         self.wait_for_end()
     }
 
@@ -155,7 +160,7 @@ impl Node {
             if let Some(status) = child.try_wait().expect("it can be waited for") {
                 return status;
             }
-            assert!(Instant::now() < deadline, "the node did not end after Ctrl-C");
+            assert!(Instant::now() < deadline, "the node did not end");
             std::thread::sleep(Duration::from_millis(20));
         }
     }

@@ -126,6 +126,26 @@ async fn body_that_goes_wrong_under_way_ends_its_request_and_hides_none() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn body_that_the_client_does_not_finish_is_its_own_fault() {
+    let app = App::start("one").await;
+    let proxy = Proxy::start().await;
+    proxy.serve(table(1, &[("shop", &[(1, app.address)])])).await;
+    let chunked = format!("POST /count HTTP/1.1\r\n{HOST}Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n");
+    let trailers = format!("{chunked}0\r\n{}\r\n", "X: y\r\n".repeat(20_000));
+    let short = format!("POST /count HTTP/1.1\r\n{HOST}Content-Length: 10\r\n\r\nabc");
+    for text in [trailers, chunked, short] {
+        let mut stream = TcpStream::connect(proxy.address).await.unwrap();
+        let (mut reading, mut writing) = stream.split();
+        writing.write_all(text.as_bytes()).await.unwrap();
+        writing.shutdown().await.unwrap();
+        let mut answer = String::new();
+        let _ = tokio::io::AsyncReadExt::read_to_string(&mut reading, &mut answer).await;
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    }
+    proxy.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cut_anywhere_the_verdict_is_the_same() {
     let app = App::start("one").await;
     let proxy = Proxy::start().await;

@@ -103,6 +103,24 @@ async fn clients_beyond_the_limit_wait_for_a_place() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_heads_in_all_places_do_not_keep_others_out() {
+    let app = App::start("one").await;
+    let hour = Duration::from_secs(3600);
+    let limits = Limits { max_connections: 4, head_timeout: hour, idle_timeout: hour, ..Limits::default() };
+    let proxy = Proxy::with(limits).await;
+    proxy.serve(table(1, &[("shop", &[(1, app.address)])])).await;
+    let mut slow = Vec::new();
+    for _ in 0..20 {
+        let mut stream = TcpStream::connect(proxy.address).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nX: ").await.unwrap();
+        slow.push(stream);
+    }
+    let answer = tokio::time::timeout(DEADLINE, get(proxy.address, "shop.localhost", "/")).await;
+    assert!(answer.expect("a place in the end").starts_with("HTTP/1.1 200 "));
+    proxy.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn upload_that_nobody_wants_still_gets_its_answer() {
     let proxy = Proxy::start().await;
     proxy.serve(table(1, &[])).await;

@@ -148,12 +148,15 @@ async fn the_environment_user_and_folder_are_the_images_overlaid_by_the_launch()
         return;
     }
     let host = Host::new().await;
-    let mut launch =
-        host.launch(1, "echo $A $B $HOME $HOSTNAME; id; pwd; cat /etc/hosts; touch here; ls -l here");
+    let mut launch = host.launch(
+        1,
+        "echo $A $B $HOME $HOSTNAME; id; pwd; cat /etc/hosts; touch here; ls -l here; ls -d /data/*",
+    );
     launch.image = oci_spec::image::ConfigBuilder::default()
         .env(vec!["A=image".to_owned(), "B=image".to_owned()])
         .user("app")
         .working_dir("/tmp")
+        .volumes(vec!["/data/mine".to_owned()])
         .build()
         .expect("config");
     launch.env = vec![("B".into(), "launch".into())];
@@ -162,10 +165,11 @@ async fn the_environment_user_and_folder_are_the_images_overlaid_by_the_launch()
     assert_eq!(exit, Exit::Code(0), "{log}");
     for expected in [
         "image launch /home/app web-1",
-        "uid=1000(app) gid=1000(app) groups=33(web)",
+        "uid=1000(app) gid=1000(app) groups=33(web),1000(app)",
         "/tmp",
         "127.0.0.1\tlocalhost",
         "app      app",
+        "/data/mine",
     ] {
         assert!(log.contains(expected), "{expected:?} is not in\n{log}");
     }

@@ -17,7 +17,7 @@ use super::error::{Error, Fault, refuse, shown};
 use super::limits::Limits;
 use super::name;
 use super::platform::Platform;
-use super::source::{Member, Source};
+use super::source::{Member, NO_IMAGE, Source};
 use super::store::{Pin, Store};
 use crate::model::ids::Digest;
 use std::path::Path;
@@ -134,12 +134,16 @@ fn find(source: &Source, limits: &Limits) -> Result<Vec<Found>, Problem> {
         // Docker from 25 on writes both; the layout says more.
         (Some(layout), Some(index), _) => oci::find(source, &layout, &index, limits),
         (_, _, Some(saved)) => Ok(docker::find(source, &saved, limits)?),
-        (None, Some(_), None) => Err(Fault::Refused("it has an index.json and no oci-layout file".to_owned()).into()),
-        (Some(_), None, None) => Err(Fault::Refused("it has an oci-layout file and no index.json".to_owned()).into()),
-        (None, None, None) => Err(Fault::Refused(
-            "it holds no image: neither manifest.json (docker save) nor oci-layout and index.json (OCI layout)"
-                .to_owned(),
-        )
+        (None, Some(_), None) => {
+            Err(Fault::Refused("it has an index.json and no oci-layout file".to_owned()).into())
+        }
+        (Some(_), None, None) => {
+            Err(Fault::Refused("it has an oci-layout file and no index.json".to_owned()).into())
+        }
+        (None, None, None) => Err(Fault::Refused(format!(
+            "it holds no image: neither manifest.json (docker save) nor oci-layout and index.json (OCI \
+             layout); {NO_IMAGE}"
+        ))
         .into()),
     }
 }

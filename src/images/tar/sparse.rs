@@ -166,17 +166,18 @@ fn check_map(real_size: u64, numbers: Vec<u64>, payload: u64) -> Result<Vec<(u64
     let pieces: Vec<(u64, u64)> = numbers.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect();
     let mut end = 0;
     let mut total: u64 = 0;
-    for (at, (offset, length)) in pieces.iter().enumerate() {
+    for (offset, length) in &pieces {
         if *offset < end || *offset > real_size || *length > real_size - offset {
             refuse!("the sparse map's pieces overlap or lie outside the file");
         }
         // Writers put each piece on a block boundary, readers differ in whether they
-        // expect it: only maps that cannot tell the difference are taken.
-        if at + 1 < pieces.len() && length % BLOCK as u64 != 0 {
+        // expect it: only maps that cannot tell the difference are taken. An empty piece after
+        // the last byte is how GNU tar marks the end.
+        if *length > 0 && !total.is_multiple_of(BLOCK as u64) {
             refuse!("the sparse map has a piece that is not whole blocks");
         }
-        end = offset + length;
-        total += length;
+        end = *offset + *length;
+        total += *length;
     }
     if total != payload {
         refuse!("the sparse map has {total} bytes of data, the archive {payload}");

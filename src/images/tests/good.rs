@@ -261,6 +261,9 @@ fn sparse_files_of_every_format_are_whole_and_stay_sparse() {
         sparse.write_all_at(&content[piece * 200_000..][..5_000], (piece * 200_000) as u64).unwrap();
     }
     std::fs::File::create(at.join("tree/hole")).unwrap().set_len(1 << 20).unwrap();
+    // Ends in data, and not on a block: tar adds an empty piece after it.
+    let tail = std::fs::File::create(at.join("tree/tail")).unwrap();
+    tail.write_all_at(b"tail", 1 << 20).unwrap();
     for format in [
         &["--format=gnu"][..],
         &["--format=pax", "--sparse-version=0.0"],
@@ -276,6 +279,8 @@ fn sparse_files_of_every_format_are_whole_and_stay_sparse() {
         let root = unpacked(&store, at, &archive);
         assert!(std::fs::read(root.join("sparse")).unwrap() == content, "{format:?}");
         assert!(std::fs::read(root.join("hole")).unwrap() == vec![0; 1 << 20], "{format:?}");
+        let tail = std::fs::read(root.join("tail")).unwrap();
+        assert!(tail.len() == (1 << 20) + 4 && tail.ends_with(b"\0tail"), "{format:?}");
         assert!(
             std::fs::metadata(root.join("sparse")).unwrap().blocks() < 4096,
             "{format:?}: holes stay holes"

@@ -150,7 +150,9 @@ fn run(program: &str, arguments: &[String]) -> io::Result<String> {
 /// The insertions that are missing from `rules`, the output of `iptables -S`.
 fn plan_inserts(rules: &str, bridge: &str, comment: &str) -> Vec<Vec<String>> {
     // Docker promises to leave DOCKER-USER alone and to ask it first; its other chains it rewrites.
-    let forward = if has_line(rules, "-N DOCKER-USER") { "DOCKER-USER" } else { "FORWARD" };
+    // It asks nothing while FORWARD does not lead there, as after `iptables -F`.
+    let asked = has_line(rules, "-N DOCKER-USER") && has_line(rules, "-A FORWARD -j DOCKER-USER");
+    let forward = if asked { "DOCKER-USER" } else { "FORWARD" };
     let wanted = [(forward, "-i"), (forward, "-o"), ("INPUT", "-i")];
     wanted
         .into_iter()
@@ -222,6 +224,9 @@ mod tests {
         let docker = planned(DOCKER);
         assert!(docker.iter().all(|rule| rule.starts_with("-I DOCKER-USER 1 ")), "{docker:?}");
         assert_eq!(docker.len(), 2);
+        let flushed = planned("-P INPUT ACCEPT\n-P FORWARD DROP\n-P OUTPUT ACCEPT\n-N DOCKER-USER\n");
+        assert!(flushed.iter().all(|rule| rule.starts_with("-I FORWARD 1 ")), "{flushed:?}");
+        assert_eq!(flushed.len(), 2);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::net::Ipv4Addr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
@@ -14,7 +15,7 @@ use super::foreign::{self, Warning};
 use super::inside::{self, Namespace, Plan, write_setting};
 use super::links;
 use super::netlink::Socket;
-use super::nft::{self, Family};
+use super::nft::{self, Family, Table};
 use super::records::Records;
 use super::rules::{self, Facts, PORTS};
 use super::subnet::{self, Subnet, mac_of};
@@ -28,6 +29,14 @@ pub struct Host {
     table: String,
     veth_prefix: String,
     allowed_gateway_ports: Vec<(Proto, u16)>,
+    /// Other containers' bridges, as the tables that were last written have them.
+    known_bridges: Mutex<Option<BTreeSet<String>>>,
+}
+
+/// The tables as they should be.
+struct Wanted {
+    tables: Vec<Table>,
+    other_bridges: BTreeSet<String>,
 }
 
 impl Host {
@@ -75,6 +84,7 @@ impl Host {
             table: table_name(config),
             veth_prefix: format!("nv{}-", config.tag),
             allowed_gateway_ports: config.allowed_gateway_ports.clone(),
+            known_bridges: Mutex::default(),
         })
     }
 
@@ -88,17 +98,49 @@ impl Host {
 
     /// Writes both tables anew; those in `slots` may speak.
     pub fn put_tables(&self, slots: Vec<u32>) -> Result<(), Error> {
+        self.put(self.tables(slots)?)
+    }
+
+    /// Writes both tables anew if rules of theirs are gone, or bridges have come or gone that
+    /// containers must not reach. Whether that was so.
+    pub fn repair_tables(&self, slots: Vec<u32>) -> Result<bool, Error> {
+        let wanted = self.tables(slots)?;
+        let failed = || kernel(format!("look at the nftables tables {}", self.table));
+        let mut socket = netfilter()?;
+        let is_known = self.known_bridges().as_ref() == Some(&wanted.other_bridges);
+        let mut is_whole = is_known;
+        for table in &wanted.tables {
+            is_whole &= nft::is_whole(&mut socket, table).map_err(failed())?;
+        }
+        if !is_whole {
+            self.put(wanted)?;
+        }
+        Ok(!is_whole)
+    }
+
+    fn put(&self, wanted: Wanted) -> Result<(), Error> {
+        nft::put(&mut netfilter()?, &wanted.tables)
+            .map_err(kernel(format!("write the nftables tables {}", self.table)))?;
+        *self.known_bridges() = Some(wanted.other_bridges);
+        Ok(())
+    }
+
+    fn known_bridges(&self) -> MutexGuard<'_, Option<BTreeSet<String>>> {
+        self.known_bridges.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tables(&self, slots: Vec<u32>) -> Result<Wanted, Error> {
+        let other_bridges = self.other_bridges()?;
         let facts = Facts {
             table: &self.table,
             bridge: &self.bridge,
             veth_prefix: &self.veth_prefix,
             subnet: self.subnet,
             allowed_gateway_ports: &self.allowed_gateway_ports,
-            other_bridges: self.other_bridges()?,
+            other_bridges: other_bridges.clone(),
             slots,
         };
-        nft::put(&mut netfilter()?, &rules::tables(&facts))
-            .map_err(kernel(format!("write the nftables tables {}", self.table)))
+        Ok(Wanted { tables: rules::tables(&facts), other_bridges })
     }
 
     fn other_bridges(&self) -> Result<BTreeSet<String>, Error> {

@@ -10,6 +10,7 @@
 //!  links    rtnetlink: bridge, veth, …      rules    the firewall as a value (pure)
 //!  netlink  framing, for links and nft      rule     one rule's matches and verdict
 //!  records  what survives kill -9           nft      tables of rules, as the kernel wants them
+//!                                           watch    hears of changes to the host's firewall
 //! ```
 //!
 //! Everything here belongs to the network namespace that [`Network::open`] was called in. All
@@ -26,6 +27,7 @@ mod records;
 mod rule;
 mod rules;
 mod subnet;
+mod watch;
 
 #[cfg(test)]
 mod tests;
@@ -136,7 +138,15 @@ struct Shared {
     state: Mutex<State>,
     /// Held while the kernel's table is brought in line with `state`, so that a replacement
     /// made from an older look at it does not undo an addition.
-    firewall: Mutex<()>,
+    firewall: Mutex<Firewall>,
+}
+
+/// Whether there are rules of ours to keep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Firewall {
+    Standing,
+    /// By [`Network::close`]: nothing may be put back.
+    TakenAway,
 }
 
 #[derive(Debug, Default)]
@@ -211,6 +221,32 @@ impl Network {
         self.with(move |shared| shared.host.diagnose()).await
     }
 
+    /// Puts back, as long as it is polled, what others take from our rules: Docker may start after
+    /// us, a firewall may reload or be flushed. What cannot be put right and is not among `told` is
+    /// told, once each.
+    ///
+    /// # Errors
+    /// The kernel tells nothing of changes to its rules.
+    pub async fn keep(&self, mut told: BTreeSet<String>, mut tell: impl FnMut(String)) -> Result<(), Error> {
+        const LISTEN: &str = "listen for changes of the host's firewall";
+        let socket = self.with(|_| watch::listen().map_err(kernel(LISTEN))).await?;
+        let changes = watch::Changes::new(socket).map_err(kernel(LISTEN))?;
+        loop {
+            let found = match self.with(Shared::repair).await {
+                Ok(warnings) => warnings.into_iter().map(|warning| warning.message).collect::<Vec<_>>(),
+                Err(error) => vec![chain(&error)],
+            };
+            // What has gone may come again, and is then told again.
+            told.retain(|message| found.contains(message));
+            for message in found {
+                if told.insert(message.clone()) {
+                    tell(message);
+                }
+            }
+            changes.next().await.map_err(kernel(LISTEN))?;
+        }
+    }
+
     /// `None` while the key is not, or not wholly, attached.
     pub fn attachment(&self, key: &str) -> Option<Attachment> {
         let entry = *self.shared.state().entries.get(key)?;
@@ -258,6 +294,13 @@ async fn blocking<T: Send + 'static>(
     receiver.await.map_err(lost).map_err(kernel("work on the network"))?
 }
 
+fn chain(error: &Error) -> String {
+    match std::error::Error::source(error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
 impl Shared {
     fn open(config: &Config) -> Result<Shared, Error> {
         let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
@@ -273,7 +316,8 @@ impl Shared {
         let recorded = entries.values().map(|entry| entry.slot).collect();
         let host = Host::open(config, &records, recorded)?;
         let state = State { entries, next_slot: records.next_slot() };
-        let shared = Shared { host, records, state: Mutex::new(state), firewall: Mutex::new(()) };
+        let shared =
+            Shared { host, records, state: Mutex::new(state), firewall: Mutex::new(Firewall::Standing) };
         shared.adopt_strangers()?;
         Ok(shared)
     }
@@ -392,7 +436,18 @@ impl Shared {
         self.host.put_tables(self.slots())
     }
 
+    fn repair(&self) -> Result<Vec<Warning>, Error> {
+        let firewall = self.firewall();
+        if *firewall == Firewall::TakenAway {
+            return Ok(Vec::new());
+        }
+        self.host.repair_tables(self.slots())?;
+        // Puts our rules into others' chains, too.
+        self.host.diagnose()
+    }
+
     fn close(&self) -> Result<(), Error> {
+        *self.firewall() = Firewall::TakenAway;
         self.host.close(&self.records)?;
         self.state().entries.clear();
         self.records.clear()
@@ -407,7 +462,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn firewall(&self) -> MutexGuard<'_, ()> {
+    fn firewall(&self) -> MutexGuard<'_, Firewall> {
         self.firewall.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -269,7 +269,7 @@ impl Socket {
 }
 
 /// The messages of one datagram as (type, sequence, payload).
-fn frames(datagram: &[u8]) -> impl Iterator<Item = (u16, u32, &[u8])> {
+pub fn frames(datagram: &[u8]) -> impl Iterator<Item = (u16, u32, &[u8])> {
     let mut rest = datagram;
     std::iter::from_fn(move || {
         let length = u32_at(rest, 0)? as usize;

@@ -16,7 +16,9 @@ const NEW_TABLE: u16 = 0;
 const DELETE_TABLE: u16 = 2;
 const NEW_CHAIN: u16 = 3;
 const GET_CHAIN: u16 = 4;
+const DELETE_CHAIN: u16 = 5;
 const NEW_RULE: u16 = 6;
+const GET_RULE: u16 = 7;
 const DELETE_RULES: u16 = 8;
 const NEW_SET: u16 = 9;
 const NEW_ELEMENTS: u16 = 12;
@@ -136,6 +138,19 @@ pub fn delete_element(
 pub fn hooked_chains(socket: &mut Socket) -> io::Result<Vec<HookedChain>> {
     let found = socket.dump(Message::new(message_type(GET_CHAIN), 0, &header(0)))?;
     Ok(found.iter().filter_map(|payload| parse_chain(payload)).collect())
+}
+
+/// Whether a table holds as many rules as it was given. One that is gone holds none.
+pub fn is_whole(socket: &mut Socket, wanted: &Table) -> io::Result<bool> {
+    let request = message(wanted.family, GET_RULE, 0).string(1, &wanted.name);
+    let found = socket.dump(request)?;
+    Ok(found.len() == wanted.chains.iter().map(|chain| chain.rules.len()).sum::<usize>())
+}
+
+/// Whether a message of this type, heard from the kernel, tells of a table, chain or rule.
+pub fn changes_rules(message_type: u16) -> bool {
+    let kinds = [NEW_TABLE, DELETE_TABLE, NEW_CHAIN, DELETE_CHAIN, NEW_RULE, DELETE_RULES];
+    message_type >> 8 == SUBSYSTEM && kinds.contains(&(message_type & 0xff))
 }
 
 fn parse_chain(payload: &[u8]) -> Option<HookedChain> {

@@ -78,7 +78,9 @@ pub(super) fn create(order: &Order) -> Result<Created, Error> {
         &root.read("etc/group")?,
         order.id_base.is_some(),
     )?;
-    root.make_folder(&order.cwd)?;
+    for path in std::iter::once(&order.cwd).chain(&order.volumes) {
+        root.make_folder(path)?;
+    }
     let etc = stage.join("etc");
     let files = [
         ("hosts", String::new()),

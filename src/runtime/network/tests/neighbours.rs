@@ -98,6 +98,116 @@ fn containers_work_beside_a_host_firewall_that_drops_input_too() {
     containers_work_beside("iptables-nft", &UFW);
 }
 
+/// Keeps the network's rules, as a node does, until it is dropped.
+struct Keeper {
+    stop: Option<tokio::sync::oneshot::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Keeper {
+    fn start(scene: &Scene) -> Keeper {
+        let network = Arc::clone(&scene.network);
+        let (stop, stopped) = tokio::sync::oneshot::channel();
+        // A thread of its own, begun inside: the host's own runs the test's programs.
+        let thread = scene.host.space.run(move || {
+            std::thread::spawn(move || {
+                block_on(async {
+                    tokio::select! {
+                        kept = network.keep(BTreeSet::new(), drop) => panic!("{kept:?}"),
+                        _ = stopped => {}
+                    }
+                });
+            })
+        });
+        Keeper { stop: Some(stop), thread: Some(thread) }
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.stop.take();
+        _ = self.thread.take().map(std::thread::JoinHandle::join);
+    }
+}
+
+/// Waits until the container has egress and the firewall's tables are whole.
+fn comes_back(scene: &Scene, what: &str) {
+    let (container, _) = &scene.containers[0];
+    let world: IpAddr = WORLD_ADDRESS.parse().expect("an address");
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while let Err(error) = converse(container, &scene.host.world, world, 80) {
+        assert!(std::time::Instant::now() < deadline, "{what}: {error}");
+    }
+}
+
+fn rules_are_put_back_after(first: &[&str], then: &[(&'static str, &str)]) {
+    if !is_root() {
+        return;
+    }
+    let host = Host::new();
+    if try_run(&host, "nft", "list ruleset").is_none() || try_run(&host, "iptables-nft", "-V").is_none() {
+        return;
+    }
+    call_iptables_from_bridges(&host);
+    first.iter().for_each(|line| _ = try_run(&host, "iptables-nft", line));
+    let mut scene = Scene { network: Arc::new(host.open("t")), host, containers: Vec::new() };
+    scene.add("1.1");
+    let keeper = Keeper::start(&scene);
+    comes_back(&scene, "at first");
+    for (program, line) in then {
+        try_run(&scene.host, program, line);
+    }
+    comes_back(&scene, &format!("{then:?}"));
+    let (container, attachment) = &scene.containers[0];
+    converse(container, &scene.host.space, attachment.gateway, 22).expect_err("the node's ports stay shut");
+    drop(keeper);
+    let host = scene.close();
+    let left = try_run(&host, "nft", "list ruleset").expect("lists");
+    assert!(!left.contains("nodectl-t") && !left.contains("ndctl-t"), "{left}");
+}
+
+#[test]
+fn a_docker_that_starts_after_the_node_is_lived_with() {
+    rules_are_put_back_after(&[], &DOCKER.map(|line| ("iptables-nft", line)));
+}
+
+#[test]
+fn what_a_flush_of_iptables_takes_is_put_back() {
+    // Docker's chains stay, and nothing leads to them any more.
+    rules_are_put_back_after(&DOCKER, &[("iptables-nft", "-F"), ("iptables-nft", "-t nat -F")]);
+}
+
+#[test]
+fn what_a_flush_of_all_of_nftables_takes_is_put_back() {
+    rules_are_put_back_after(&[], &[("nft", "flush ruleset")]);
+    rules_are_put_back_after(&UFW, &[("nft", "delete table inet nodectl-t")]);
+}
+
+#[test]
+fn a_network_that_docker_makes_later_is_shut_to_containers() {
+    if !is_root() {
+        return;
+    }
+    let scene = Scene::with_containers(1);
+    let keeper = Keeper::start(&scene);
+    let others = |host: &Host| try_run(host, "nft", "list set inet nodectl-t other_bridges");
+    if others(&scene.host).is_none() {
+        return;
+    }
+    for line in ["link add br-0123456789ab type bridge", "link set br-0123456789ab up"] {
+        try_run(&scene.host, "ip", line);
+    }
+    // What makes a bridge for containers has rules for it, too.
+    try_run(&scene.host, "nft", "add table ip docker-like");
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    // nft does not show names of this set; before, it has no elements.
+    while !others(&scene.host).is_some_and(|set| set.contains("elements")) {
+        assert!(std::time::Instant::now() < deadline, "the bridge is not known");
+    }
+    drop(keeper);
+    scene.close();
+}
+
 #[test]
 fn a_host_without_a_firewall_is_not_given_one() {
     if !is_root() {
