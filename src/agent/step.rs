@@ -104,7 +104,16 @@ fn run(assignment: &Assignment, track: &mut Track, now: Timestamp, step: &mut St
                 step.actions.push(Action::Kill { instance: id, attempt: track.attempt });
             }
         }
-        State::Preparing | State::Up | State::Stopping | State::Gone => {}
+        State::Up => {
+            let was_ready = track.ready;
+            if let Some(at) = track.settle(assignment.process(), now) {
+                step.wake_by(at);
+            }
+            if track.ready && !was_ready {
+                step.report(id);
+            }
+        }
+        State::Preparing | State::Stopping | State::Gone => {}
     }
 }
 

@@ -126,11 +126,32 @@ fn an_assignment_is_started_and_is_ready_at_its_first_good_probe() {
 }
 
 #[test]
-fn a_process_without_a_port_is_ready_when_it_runs() {
+fn a_process_without_a_port_is_ready_when_it_has_run_for_a_moment() {
     let mut story = Story::new(ProcessSpec::default());
     story.step();
     story.see(Seen::Started { address: None });
+    story.hear();
+    assert_eq!(story.step(), []);
+    assert!(!story.observed().ready);
+    story.later(Duration::from_secs(1));
+    assert_eq!(story.step(), [Action::Report { instance: ID }]);
     assert!(story.observed().ready);
+}
+
+#[test]
+fn a_process_without_a_port_that_ends_at_once_was_never_ready() {
+    let mut story = Story::new(ProcessSpec::default());
+    for _ in 0..3 {
+        story.step();
+        story.see(Seen::Started { address: None });
+        story.step();
+        assert!(!story.observed().ready);
+        story.later(Duration::from_millis(300));
+        story.exit(3);
+        assert!(!story.observed().ready);
+        story.later(Duration::from_secs(60));
+    }
+    assert_eq!(story.observed().failures, 3);
 }
 
 #[test]

@@ -17,6 +17,10 @@ const LONGEST_DELAY: Duration = Duration::from_secs(300);
 /// failures in a row, and killed after three times as many.
 const LIVENESS_FACTOR: u32 = 3;
 
+/// What cannot be asked is ready once it has run for this long: a program that lacks a file or
+/// a setting says so, and ends, well within it.
+const UNASKED_SETTLES: Duration = Duration::from_secs(1);
+
 /// How far the current attempt is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
@@ -179,11 +183,6 @@ impl Track {
                 if self.state == State::Preparing {
                     self.state = State::Up;
                 }
-                let serves = process.is_some_and(|p| p.port.is_some() || has_command_check(&p.health));
-                if !serves {
-                    // Nothing to ask: it is ready while it runs.
-                    self.become_ready(now);
-                }
             }
             Seen::StartFailed { why } => self.end(Exit::StartFailed(why), Vec::new(), now),
             Seen::Exited { exit, log_tail } => {
@@ -204,6 +203,23 @@ impl Track {
             self.step += 1;
         }
         changed
+    }
+
+    /// For a process that has nothing to be asked by: ready when it has run for a moment. When
+    /// to look again, or `None`. A caller that finds it ready then has to report it.
+    pub fn settle(&mut self, process: Option<&ProcessSpec>, now: Timestamp) -> Option<Timestamp> {
+        let is_asked = process.is_none_or(|p| p.port.is_some() || has_command_check(&p.health));
+        if is_asked || self.ready || self.state != State::Up {
+            return None;
+        }
+        // Adopted, and started by a node that did not say when: long enough ago.
+        let at = self.started_at.map_or(now, |started| started.saturating_add(UNASKED_SETTLES));
+        if at > now {
+            return Some(at);
+        }
+        self.become_ready(now);
+        self.step += 1;
+        None
     }
 
     fn become_ready(&mut self, now: Timestamp) {
