@@ -27,7 +27,16 @@ fn subject(state: &ClusterState, tenant: &TenantName, text: &str) -> Result<Subj
     let key = AppKey { tenant: tenant.clone(), app };
     let Some(app) = state.app(&key) else {
         let node = if process.is_none() { node() } else { None };
-        return node.ok_or_else(|| target::no_app(state, tenant, &key.app));
+        return node.ok_or_else(|| match target::no_app(state, tenant, &key.app) {
+            // What was asked about could have been either.
+            Fault::NotFound(text) if process.is_none() && text.ends_with("see `nodectl app ls`") => {
+                let name = &key.app;
+                Fault::NotFound(format!(
+                    "there is no app and no node {name}: see `nodectl app ls` and `nodectl node ls`"
+                ))
+            }
+            other => other,
+        });
     };
     let Some(process) = process else { return Ok(Subject::App(key)) };
     target::process(state, app, &process)?;

@@ -79,14 +79,17 @@ fn show(out: &Out, batch: &EventBatch) -> anyhow::Result<()> {
         if out.is_json() {
             out.json_line(&views::Event::new(event))?;
         } else {
-            out.line(line(out, event))?;
+            out.prose(line(out, event), 4)?;
         }
     }
     Ok(())
 }
 
 fn line(out: &Out, event: &Event) -> String {
-    let at = out.paint.paint(Tone::Dim, &when::rfc3339(event.at_ms));
+    let instant = when::rfc3339(event.at_ms);
+    // On a terminal as much as tells events of these days apart: `11-21 16:42:07`, in UTC too.
+    let short = instant.get(5..19).map(|text| text.replace('T', " ")).filter(|_| out.is_terminal);
+    let at = out.paint.paint(Tone::Dim, &short.unwrap_or(instant));
     // The longest kind, `instance-stopping`; targets mostly fit 14.
     let kind = format!("{:<17}", event.kind);
     let text = format!("{at}  {kind}  {:<14}  {}", plain(&event.target), plain(&event.message));

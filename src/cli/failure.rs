@@ -1,6 +1,7 @@
 //! How things go wrong: one kind of failure with its exit status, and tonic's statuses in plain
 //! words. What reaches a person says what to try next.
 
+use super::output::{fold, stderr_width};
 use crate::proto::EXIT_STATUS_KEY;
 use std::fmt;
 use std::io::{self, Write};
@@ -53,7 +54,8 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
     };
     let mut stderr = io::stderr().lock();
     // Several faults of one manifest come as lines: each begins where the first does.
-    _ = writeln!(stderr, "error: {}", format!("{error:#}").replace('\n', "\n       "));
+    let text = format!("error: {}", format!("{error:#}").replace('\n', "\n       "));
+    _ = writeln!(stderr, "{}", fold(&text, stderr_width(), 2));
     if let Some(hint) = hint {
         for line in hint.lines() {
             _ = writeln!(stderr, "  {line}");

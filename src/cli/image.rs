@@ -110,12 +110,9 @@ fn show_loaded(out: &Out, images: &[LoadedImage]) -> anyhow::Result<()> {
     for image in images {
         let name = if image.names.is_empty() { "(no name)".to_owned() } else { image.names.join(", ") };
         let size = when::bytes(image.size_bytes);
-        out.line(format!(
-            "{}  {}  {size}  {}",
-            out.paint.paint(Tone::Bold, &name),
-            image.digest,
-            image.platform
-        ))?;
+        // A terminal has no room for all of it; `image inspect` shows it.
+        let digest = if out.is_terminal { short_digest(&image.digest) } else { image.digest.clone() };
+        out.line(format!("{}  {digest}  {size}  {}", out.paint.paint(Tone::Bold, &name), image.platform))?;
     }
     if let Some(image) = images.first() {
         out.next(format!("nodectl deploy --image {}", image.names.first().unwrap_or(&image.digest)));
@@ -226,7 +223,7 @@ pub async fn inspect(args: ImageArguments, client: Client) -> anyhow::Result<()>
     let mut table = Table::new(&["LAYER", "SIZE", "TYPE"]);
     for layer in &reply.layers {
         let size = when::bytes(layer.size_bytes);
-        table.row(vec![layer.digest.clone().into(), size.into(), layer.media_type.clone().into()]);
+        table.row(vec![short_digest(&layer.digest).into(), size.into(), layer.media_type.clone().into()]);
     }
     out.table(&table)
 }

@@ -124,6 +124,11 @@ impl Out {
         }
     }
 
+    /// Sentences, folded at words where a terminal would break them anywhere.
+    pub fn prose(&self, text: impl AsRef<str>, indent: usize) -> anyhow::Result<()> {
+        self.line(fold(text.as_ref(), self.width, indent))
+    }
+
     /// Something to know beside the answer, such as a default that acted.
     pub fn note(&self, text: impl AsRef<str>) {
         if !self.is_json() {
@@ -257,9 +262,47 @@ fn wrap(text: &str, width: Option<usize>) -> Vec<String> {
     lines
 }
 
+/// Each line folded at `width`; what follows of it is indented.
+pub fn fold(text: &str, width: Option<usize>, indent: usize) -> String {
+    let fold_line = |line: &str| {
+        let mut rest = line.to_owned();
+        let mut folded = String::new();
+        // The first line is as wide as the terminal, the others less by their indent.
+        if let [first, more @ ..] = wrap(&rest, width).as_slice()
+            && !more.is_empty()
+        {
+            folded = format!("{}\n", first.trim_end());
+            rest = more.join(" ");
+            let lines = wrap(rest.trim_start(), width.map(|width| width.saturating_sub(indent)));
+            rest = lines
+                .iter()
+                .map(|line| format!("{}{line}", " ".repeat(indent)))
+                .collect::<Vec<_>>()
+                .join("\n");
+        }
+        folded + &rest
+    };
+    text.lines().map(fold_line).collect::<Vec<_>>().join("\n")
+}
+
+/// The width of what errors are read on; `None` if that is no terminal.
+pub fn stderr_width() -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(io::stderr()).ok()?;
+    (size.ws_col > 0).then_some(usize::from(size.ws_col))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn prose_is_folded_at_words_and_only_on_a_terminal() {
+        let text = "one  two three four five six\nseven";
+        assert_eq!(fold(text, None, 2), text);
+        assert_eq!(fold(text, Some(19), 2), "one  two three four\n  five six\nseven");
+        let long = "x".repeat(40);
+        assert_eq!(fold(&format!("a {long} b"), Some(20), 2), format!("a\n  {long}\n  b"));
+    }
 
     fn table() -> Table {
         let mut table = Table::new(&["NAME", "NOTHING", "NOTE"]);

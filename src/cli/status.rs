@@ -164,7 +164,9 @@ fn show_app(out: &Out, status: &v1::AppStatus, nodes: &NodeNames) -> anyhow::Res
         line("serving", format!("v{serving}"))?;
     }
     if let Some(deployment) = &status.deployment {
-        line("deployment", deployment_text(deployment))?;
+        // How it failed is a problem's text, below: once is enough.
+        let is_told = status.problems.iter().any(|problem| problem.contains(&deployment.message));
+        line("deployment", deployment_text(deployment, !is_told))?;
     }
     for process in &status.processes {
         let from = if process.count_from == "scale" { " (by scale)" } else { "" };
@@ -179,7 +181,9 @@ fn show_app(out: &Out, status: &v1::AppStatus, nodes: &NodeNames) -> anyhow::Res
     }
     for problem in &status.problems {
         out.line("")?;
-        out.line(format!("{} {problem}", out.paint.paint(Tone::Bad, "problem:")))?;
+        let text = problem.trim_end().replace('\n', "\n  | ");
+        let text = text.split('\n').map(super::output::plain).collect::<Vec<_>>().join("\n");
+        out.prose(format!("{} {text}", out.paint.paint(Tone::Bad, "problem:")), 2)?;
     }
     if !status.problems.is_empty() {
         out.next(format!("nodectl why {name}, nodectl logs {name} --previous"));
@@ -187,11 +191,11 @@ fn show_app(out: &Out, status: &v1::AppStatus, nodes: &NodeNames) -> anyhow::Res
     Ok(())
 }
 
-fn deployment_text(deployment: &v1::Deployment) -> String {
+fn deployment_text(deployment: &v1::Deployment, with_message: bool) -> String {
     let at = deployment.finished_at_ms.unwrap_or(deployment.started_at_ms);
     let status = words::deployment_status(deployment.status);
     let mut text = format!("v{} {status}, {} ago", deployment.release, when::age(at));
-    if !deployment.message.is_empty() {
+    if with_message && !deployment.message.is_empty() {
         text.push_str(": ");
         text.push_str(&super::output::plain(&deployment.message));
     }

@@ -26,7 +26,7 @@ pub async fn run(args: WhyArguments, client: Client) -> anyhow::Result<()> {
         return out.json(&views::Why { target: thing, lines: reply.lines });
     }
     for line in &reply.lines {
-        out.line(plain(line))?;
+        out.prose(plain(line), 2)?;
     }
     Ok(())
 }

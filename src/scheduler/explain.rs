@@ -227,7 +227,7 @@ impl<'a> Asker<'a> {
             let pool = Pool::of(self.state);
             findings.push(Finding::Deploying {
                 release: running.release,
-                waits_for: verdict::waits_for(self.state, &goal, running, &processes, &pool).0,
+                waits_for: verdict::waits_for(self.state, &goal, running, &processes, &pool, false).0,
                 gives_up_in: running.deadline_at.since(self.now),
             });
             return;

@@ -175,22 +175,24 @@ fn overdue(
     pool: &Pool<'_>,
 ) -> String {
     let allowed = deployment.deadline_at.since(deployment.started_at).as_secs();
-    let (what, refusal) = waits_for(state, goal, deployment, processes, pool);
+    let (what, refusal) = waits_for(state, goal, deployment, processes, pool, true);
     let why = refusal.map(|refusal| format!(": {refusal}")).unwrap_or_default();
     format!("not ready within {allowed} s: {what}{why}")
 }
 
-/// The first thing that a deployment waits for; with the refusal where that is a place.
+/// The first thing that a deployment waits for; with the refusal where that is a place. Once it
+/// is over, also with what to check.
 pub(super) fn waits_for(
     state: &ClusterState,
     goal: &Goal<'_>,
     deployment: &Deployment,
     processes: &[Process<'_>],
     pool: &Pool<'_>,
+    is_over: bool,
 ) -> (String, Option<Refusal>) {
     let new: Vec<_> = state.instances_of(&goal.app.key).filter(|i| is_new(goal, deployment, i)).collect();
     if let Some(instance) = new.iter().find(|i| !i.observed.ready || !is_up(state, i)) {
-        return (tell_unready(state, instance), None);
+        return (tell_unready(state, instance, is_over), None);
     }
     for process in processes {
         let Some(spec) = process.spec else { continue };
@@ -217,7 +219,7 @@ fn is_up(state: &ClusterState, instance: &Instance) -> bool {
     state.nodes.get(&instance.node).is_some_and(|node| node.status == NodeStatus::Up)
 }
 
-fn tell_unready(state: &ClusterState, instance: &Instance) -> String {
+fn tell_unready(state: &ClusterState, instance: &Instance, is_over: bool) -> String {
     let seen = &instance.observed;
     let place = on_node(state, instance);
     let why = |default: &str| if seen.message.is_empty() { default.to_owned() } else { seen.message.clone() };
@@ -231,7 +233,7 @@ fn tell_unready(state: &ClusterState, instance: &Instance) -> String {
             format!(
                 "{place} runs and is not ready: {}{}{}",
                 why("its health check has not succeeded"),
-                to_check(state, instance),
+                if is_over { to_check(state, instance) } else { String::new() },
                 last_lines(instance)
             )
         }

@@ -352,6 +352,10 @@ async fn why_explains_what_cannot_be_placed() {
     assert!(lines[0].starts_with("node-1 is up"), "{lines:?}");
     assert_eq!(said(&why("shp").await.expect_err("unknown")).1, "there is no app shp: did you mean shop?");
     assert_eq!(why("shop/wev").await.expect_err("unknown").code(), Code::NotFound);
+    assert_eq!(
+        said(&why("node-9").await.expect_err("unknown")).1,
+        "there is no app and no node node-9: see `nodectl app ls` and `nodectl node ls`"
+    );
 }
 
 #[test]
