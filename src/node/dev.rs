@@ -439,7 +439,7 @@ impl Parts {
         // Its own error is the cause that is told here.
         self.raft.shutdown().await;
         let what = match cause {
-            Some(cause) if is_full(&cause) => "its disk is full: free some space".to_owned(),
+            Some(cause) if raft::is_full(&cause) => "its disk is full: free some space".to_owned(),
             Some(cause) => format!("its store cannot be written ({cause}): look after its disk"),
             None => failure.to_owned(),
         };
@@ -472,9 +472,4 @@ impl Parts {
         }
         let _ = std::fs::remove_dir(&run_dir);
     }
-}
-
-/// Whether a failure of the store is a lack of room.
-fn is_full(cause: &str) -> bool {
-    ["StorageFull", "QuotaExceeded", "No space left"].iter().any(|sign| cause.contains(sign))
 }

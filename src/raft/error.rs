@@ -1,7 +1,7 @@
 //! What can go wrong, as the caller sees it: one enum for opening the store, one for proposing.
 
 use crate::model::command::Rejection;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Why the store could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +32,11 @@ pub enum Error {
         .dir.display()
     )]
     Locked { dir: PathBuf },
+    #[error(
+        "the disk is full: free some space where {} is, and start again (could not {what})",
+        .dir.display()
+    )]
+    Full { dir: PathBuf, what: String },
     #[error("could not {what}")]
     Io {
         what: String,
@@ -48,6 +53,23 @@ impl Error {
         let what = what.into();
         move |source| Error::Io { what, source }
     }
+
+    /// The same, told as a full disk if that is what it is.
+    pub(super) fn or_full(self, dir: &Path) -> Error {
+        let what = match &self {
+            Error::Io { what, source } if is_full(&format!("{source:?} {source}")) => what.clone(),
+            Error::Start(what) if is_full(what) => "write to the store".to_owned(),
+            _ => return self,
+        };
+        Error::Full { dir: dir.to_owned(), what }
+    }
+}
+
+/// Whether the text of a failure of the store speaks of a lack of room.
+pub fn is_full(cause: &str) -> bool {
+    ["StorageFull", "QuotaExceeded", "No space left", "quota exceeded"]
+        .iter()
+        .any(|sign| cause.contains(sign))
 }
 
 /// Why a proposed command was not carried out.

@@ -33,7 +33,7 @@ mod types;
 mod wal;
 mod writer;
 
-pub use error::{Error, ProposeError, ReadError};
+pub use error::{Error, ProposeError, ReadError, is_full};
 pub use handle::{COMMAND_BYTES_MAX, Handle, Leadership, Metrics};
 pub use hub::{Closed, Subscription, View};
 pub use open::open;

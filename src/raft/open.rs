@@ -45,10 +45,15 @@ const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// See [`Error`]. Nothing that can be read is ever overwritten by a failed start.
 pub async fn open(config: Config) -> Result<Handle, Error> {
     let settings = config.clone();
-    let store = tokio::task::spawn_blocking(move || open_store(&settings))
+    let dir = config.dir.clone();
+    let opened = tokio::task::spawn_blocking(move || open_store(&settings))
         .await
-        .map_err(|e| Error::Start(format!("opening the store failed: {e}")))??;
-    start(config, store).await
+        .unwrap_or_else(|e| Err(Error::Start(format!("opening the store failed: {e}"))));
+    let started = match opened {
+        Ok(store) => start(config, store).await,
+        Err(e) => Err(e),
+    };
+    started.map_err(|e| e.or_full(&dir))
 }
 
 /// Of the folder's layout: 1 had the log in sled.

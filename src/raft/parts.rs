@@ -50,11 +50,11 @@ impl Parts {
         let identity: v1::StoreIdentity = open(Kind::Identity, Name::Identity.as_str().as_bytes(), &record)
             .map_err(|fault| fault.within("the identity in the log"))?;
         let opened = Names::open(&names).and_then(|(names, released)| {
-            check_names(&names, &record, is_old)?;
+            check_names(&names, is_old)?;
             Ok((names, released))
         });
         let (names, released) = match opened {
-            Err(e) if e.kind() == io::ErrorKind::InvalidData && is_old => {
+            Err(e) if e.kind() == io::ErrorKind::InvalidData && (is_old || no_snapshots(dir)?) => {
                 tracing::warn!(
                     error = %e,
                     "the list of snapshots can't be read: it is made anew from the snapshots, and what is \
@@ -64,6 +64,9 @@ impl Parts {
             }
             other => other?,
         };
+        if names.get(Name::Identity)?.is_some_and(|found| found != record) {
+            return Err(Fault::Damaged("the list of snapshots belongs to another store".into()).into());
+        }
         if !is_old {
             names.put(Name::Identity, &record)?;
         }
@@ -80,25 +83,30 @@ fn new_identity(raft_id: u64) -> Bytes {
     seal(Kind::Identity, Name::Identity.as_str().as_bytes(), &identity).into()
 }
 
-/// That sled holds this store's records, whole.
-fn check_names(names: &Names, identity: &Bytes, is_old: bool) -> io::Result<()> {
-    let damaged = |what: &str| Err(io::Error::from(Fault::Damaged(what.to_owned())));
-    match names.get(Name::Identity)? {
-        Some(found) if found != *identity => damaged("they belong to another store"),
-        None if is_old => damaged("they are not there"),
-        _ => {
-            let Some(record) = names.get(Name::Snapshots)? else { return Ok(()) };
-            match open::<v1::SnapshotPointers>(
-                Kind::SnapshotPointers,
-                Name::Snapshots.as_str().as_bytes(),
-                &record,
-            ) {
-                // A version that knows more has to say so, in `recover.rs`.
-                Ok(_) | Err(Fault::Newer(_)) => Ok(()),
-                Err(fault) => Err(fault.into()),
-            }
-        }
+/// That what sled holds is whole.
+fn check_names(names: &Names, is_old: bool) -> io::Result<()> {
+    let check = |name: Name, what: Option<Result<(), Fault>>| match what {
+        // A version that knows more has to say so, in `recover.rs`.
+        None | Some(Ok(()) | Err(Fault::Newer(_))) => Ok(()),
+        Some(Err(fault)) => Err(io::Error::from(fault.within(&format!("the record `{}`", name.as_str())))),
+    };
+    let identity = names.get(Name::Identity)?;
+    if identity.is_none() && is_old {
+        return Err(Fault::Damaged("there is nothing in it".into()).into());
     }
+    let whole = identity.map(|record| {
+        open::<v1::StoreIdentity>(Kind::Identity, Name::Identity.as_str().as_bytes(), &record).map(drop)
+    });
+    check(Name::Identity, whole)?;
+    let whole = names.get(Name::Snapshots)?.map(|record| {
+        let place = Name::Snapshots.as_str().as_bytes();
+        open::<v1::SnapshotPointers>(Kind::SnapshotPointers, place, &record).map(drop)
+    });
+    check(Name::Snapshots, whole)
+}
+
+fn no_snapshots(dir: &Path) -> io::Result<bool> {
+    Ok(std::fs::read_dir(dir.join("snapshots"))?.next().is_none())
 }
 
 fn made_anew(dir: &Path, place: &Path, identity: &Bytes) -> io::Result<(Names, oneshot::Receiver<()>)> {

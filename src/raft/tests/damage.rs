@@ -182,13 +182,16 @@ async fn the_older_snapshot_and_the_log_stand_in_for_a_damaged_newest() {
     let dir = tempfile::tempdir().expect("a folder");
     let whole = real_store(dir.path()).await;
     let mut snapshots = files(&dir.path().join("snapshots"));
-    assert_eq!(snapshots.len(), 2);
+    // A third, if the store was closed between the making of one and the removal of the oldest.
+    assert!(snapshots.len() >= 2);
     let newest = snapshots.pop().expect("two");
     fs::write(&newest, "not a snapshot").expect("written");
     let store = open(config(dir.path())).await.expect("opened");
     assert_eq!(store.view().state, whole);
     store.shutdown().await;
-    fs::write(&snapshots[0], "not a snapshot").expect("written");
+    for older in &snapshots {
+        fs::write(older, "not a snapshot").expect("written");
+    }
     let error = open(config(dir.path())).await.map(|_| ()).expect_err("no snapshot is left");
     assert!(matches!(&error, Error::Damaged { what, .. } if what.contains("snapshot")), "{error}");
 }
