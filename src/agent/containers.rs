@@ -23,6 +23,8 @@ pub struct Host {
     images: images::Store,
     running: Arc<Mutex<BTreeMap<(InstanceId, u32), Watched>>>,
     ended: mpsc::UnboundedSender<Ended>,
+    /// Held by each start while it goes on; `true` once nothing more is to start.
+    is_closed: Arc<tokio::sync::RwLock<bool>>,
 }
 
 /// A container, and whether its watcher has removed all that was left of it.
@@ -45,7 +47,7 @@ impl Host {
     pub fn new(runtime: Runtime, images: images::Store) -> (Host, mpsc::UnboundedReceiver<Ended>) {
         // Unbounded: one message for each container that ends.
         let (ended, ends) = mpsc::unbounded_channel();
-        (Host { runtime, images, running: Arc::default(), ended }, ends)
+        (Host { runtime, images, running: Arc::default(), ended, is_closed: Arc::default() }, ends)
     }
 
     /// Finds what outlived an earlier life of this node. What has ended meanwhile is told
@@ -80,8 +82,10 @@ impl Host {
         newest.map(|(_, watched)| watched.container.clone())
     }
 
-    /// Stops every container, each by its own policy: the end of a `dev` node.
+    /// Stops every container, each by its own policy, also one that is just being started, and
+    /// starts no other: the end of a `dev` node.
     pub async fn stop_all(&self) {
+        *self.is_closed.write().await = true;
         let all: Vec<Watched> =
             self.running.lock().expect("no panic while it is held").values().cloned().collect();
         let mut stops = tokio::task::JoinSet::new();
@@ -214,6 +218,10 @@ const TO_CHECK: &str =
 
 impl Containers for Host {
     async fn start(&self, assignment: &Assignment, attempt: u32) -> Result<Option<SocketAddr>, String> {
+        let is_closed = self.is_closed.read().await;
+        if *is_closed {
+            return Err("its node is stopping".into());
+        }
         let launch = self.launch(assignment, attempt).await?;
         let container = self.runtime.start(launch).await.map_err(start_failure)?;
         let port = assignment.process().and_then(|process| process.port);

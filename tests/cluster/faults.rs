@@ -271,3 +271,16 @@ fn a_node_whose_store_fails_ends_and_leaves_what_it_runs() {
         assert_eq!(node.traces(), Vec::<String>::new());
     });
 }
+
+#[test]
+fn an_interrupt_while_containers_start_leaves_none() {
+    on_own_network(|| {
+        let mut node = shop(1);
+        node.ok(&["scale", "web=20", "-a", "shop"]);
+        wait_for("a start", 20, || {
+            if container_pids(&node).len() > 2 { Ok(()) } else { Err("none yet".into()) }
+        });
+        assert!(node.interrupt().success());
+        assert_eq!(node.traces(), Vec::<String>::new());
+    });
+}
