@@ -2,13 +2,24 @@
 //! `bench/runtime.py` runs. `runtime_bench NODECTL LAYER ROUNDS [NAME=BUNDLE]...`
 //!
 //! Ours goes the way that the node goes: `nodectl::runtime`, a shim executed from the sealed
-//! memfd, its socket, removal. A peer is `NAME run --bundle BUNDLE ID`. They take turns, so
-//! that what else the machine does hits all of them. A line for each, in microseconds.
+//! memfd, its socket, removal, the shim's end. A peer is `NAME run --bundle BUNDLE ID`, which
+//! ends with removal too. They take turns, so that what else the machine does hits all of them.
+//! A line for each: name; time by the clock, then processor time, each as median, lower and
+//! upper quartile in microseconds.
 
 use anyhow::{Context, bail, ensure};
+use nix::errno::Errno;
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike;
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nodectl::model::ids::InstanceId;
 use nodectl::runtime::wiring::Unplugged;
 use nodectl::runtime::{Config, Exit, Launch, Resources, Runtime, SealedExe, Stop, UserNamespace};
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -19,10 +30,24 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const WARM_UP: usize = 5;
 
-struct Peer {
+/// What one runtime took: times in microseconds of each round.
+struct Figures {
     name: String,
-    bundle: String,
-    took: Vec<Duration>,
+    /// Of the clock, from before the order to create until nothing is left.
+    took_us: Vec<u128>,
+    /// Of processors, user and system: of its processes and of ours while we drive them.
+    cpu_us: Vec<u128>,
+}
+
+impl Figures {
+    fn new(name: &str) -> Self {
+        Self { name: name.to_owned(), took_us: Vec::new(), cpu_us: Vec::new() }
+    }
+
+    fn add(&mut self, took: Duration, cpu: Duration) {
+        self.took_us.push(took.as_micros());
+        self.cpu_us.push(cpu.as_micros());
+    }
 }
 
 #[tokio::main]
@@ -30,13 +55,14 @@ async fn main() -> anyhow::Result<()> {
     let mut args = std::env::args().skip(1);
     let mut next = || args.next().context("usage: runtime_bench NODECTL LAYER ROUNDS [NAME=BUNDLE]...");
     let (program, layer, rounds) = (next()?, PathBuf::from(next()?), next()?.parse::<usize>()?);
-    let mut peers: Vec<Peer> = args
+    let mut peers: Vec<(Figures, String)> = args
         .map(|peer| {
             let (name, bundle) = peer.split_once('=').context("a peer is NAME=BUNDLE")?;
-            Ok(Peer { name: name.into(), bundle: bundle.into(), took: Vec::new() })
+            Ok((Figures::new(name), bundle.to_owned()))
         })
         .collect::<anyhow::Result<_>>()?;
 
+    let mounts = std::env::var_os("PEERS_WITHOUT").map(mounts_without).transpose()?;
     let folder = tempfile::tempdir()?;
     let tag = format!("bench{}", std::process::id());
     let config = Config {
@@ -45,43 +71,93 @@ async fn main() -> anyhow::Result<()> {
         ..Config::new(folder.path().join("data"), &tag, Arc::new(Unplugged))
     };
     let runtime = Runtime::open(config).await?;
-    let (mut started, mut exited, mut removed) = (Vec::new(), Vec::new(), Vec::new());
+    let mut ours = Figures::new("nodectl");
+    let mut steps = ["started", "exited", "removed"].map(|step| Figures::new(&format!("nodectl-{step}")));
     for round in 0..rounds + WARM_UP {
         let launch = launch(&layer, round as u64 + 1);
-        let begin = Instant::now();
+        let (begin, before) = (Instant::now(), cpu_time()?);
         let container = runtime.start(launch).await?;
-        let up = begin.elapsed();
+        let started = begin.elapsed();
         let exit = container.wait().await;
-        let over = begin.elapsed();
+        let exited = begin.elapsed();
         container.remove().await?;
-        let gone = begin.elapsed();
+        let removed = begin.elapsed();
+        // The shim is the last to go, and a peer's processes are gone when it returns.
+        until_no_child_is_left().await?;
+        let (took, cpu) = (begin.elapsed(), cpu_time()? - before);
         ensure!(exit == Exit::Code(0), "it ended with {exit:?}");
         if round >= WARM_UP {
-            started.push(up);
-            exited.push(over);
-            removed.push(gone);
+            ours.add(took, cpu);
+            for (step, took) in steps.iter_mut().zip([started, exited, removed]) {
+                step.add(took, Duration::ZERO);
+            }
         }
-        for peer in &mut peers {
-            let mut command = Command::new(&peer.name);
-            command.args(["run", "--bundle", &peer.bundle, &format!("{tag}-{round}")]);
+        for (figures, bundle) in &mut peers {
+            let mut command = Command::new(&figures.name);
+            command.args(["run", "--bundle", bundle, &format!("{tag}-{round}")]);
+            if let Some(mounts) = &mounts {
+                let mounts = mounts.try_clone()?;
+                // SAFETY: one system call, on a descriptor that the closure owns.
+                unsafe {
+                    command.pre_exec(move || {
+                        Ok(nix::sched::setns(&mounts, nix::sched::CloneFlags::CLONE_NEWNS)?)
+                    });
+                }
+            }
             command.stdin(Stdio::null()).stdout(Stdio::null());
-            let begin = Instant::now();
-            let status = command.status().with_context(|| peer.name.clone())?;
-            let took = begin.elapsed();
+            let (begin, before) = (Instant::now(), cpu_time()?);
+            let status = command.status().with_context(|| figures.name.clone())?;
+            let (took, cpu) = (begin.elapsed(), cpu_time()? - before);
             if !status.success() {
-                bail!("{} failed: {status}", peer.name);
+                bail!("{} failed: {status}", figures.name);
             }
             if round >= WARM_UP {
-                peer.took.push(took);
+                figures.add(took, cpu);
             }
         }
     }
     runtime.close().await;
-    print("nodectl", &mut removed);
-    print("nodectl-started", &mut started);
-    print("nodectl-exited", &mut exited);
-    for peer in &mut peers {
-        print(&peer.name, &mut peer.took);
+    for figures in [&mut ours].into_iter().chain(&mut steps).chain(peers.iter_mut().map(|(f, _)| f)) {
+        let took = quartiles(&mut figures.took_us);
+        println!("{} {took} {}", figures.name, quartiles(&mut figures.cpu_us));
+    }
+    Ok(())
+}
+
+/// A mount namespace as the host's, without what is mounted at one place.
+fn mounts_without(place: OsString) -> anyhow::Result<OwnedFd> {
+    let mut holder = Command::new("unshare")
+        .args(["--mount", "sh", "-c", "umount \"$0\" 2>/dev/null; echo; exec cat"])
+        .arg(place)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut line = [0];
+    holder.stdout.as_mut().context("it has an output")?.read_exact(&mut line)?;
+    let mounts = File::open(format!("/proc/{}/ns/mnt", holder.id()))?;
+    drop(holder.stdin.take());
+    holder.wait()?;
+    Ok(mounts.into())
+}
+
+/// Processor time of this process and of all children that it has waited for, and theirs.
+fn cpu_time() -> anyhow::Result<Duration> {
+    let mut sum = Duration::ZERO;
+    for who in [UsageWho::RUSAGE_SELF, UsageWho::RUSAGE_CHILDREN] {
+        let usage = getrusage(who)?;
+        for time in [usage.user_time(), usage.system_time()] {
+            sum += Duration::from_micros(u64::try_from(time.num_microseconds())?);
+        }
+    }
+    Ok(sum)
+}
+
+async fn until_no_child_is_left() -> anyhow::Result<()> {
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while waitid(Id::All, flags) != Err(Errno::ECHILD) {
+        ensure!(Instant::now() < deadline, "a shim stays");
+        tokio::time::sleep(Duration::from_micros(100)).await;
     }
     Ok(())
 }
@@ -104,9 +180,9 @@ fn launch(layer: &std::path::Path, instance: u64) -> Launch {
     }
 }
 
-/// `name median lower-quartile upper-quartile`, in microseconds.
-fn print(name: &str, took: &mut [Duration]) {
-    took.sort_unstable();
-    let at = |quarter: usize| took[(took.len() * quarter / 4).min(took.len() - 1)].as_micros();
-    println!("{name} {} {} {}", at(2), at(1), at(3));
+/// `median lower-quartile upper-quartile`.
+fn quartiles(of: &mut [u128]) -> String {
+    of.sort_unstable();
+    let at = |quarter: usize| of[(of.len() * quarter / 4).min(of.len() - 1)];
+    format!("{} {} {}", at(2), at(1), at(3))
 }

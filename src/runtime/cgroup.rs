@@ -1,6 +1,7 @@
 //! Control groups of containers, on v1, v2 and hybrid hosts: where they are, kill, count, remove.
 //!
-//! libcontainer makes them and writes the limits; here is what happens afterwards.
+//! libcontainer makes them and writes the limits on v2, [`cgroup_v1`](crate::runtime) on v1;
+//! here is what happens afterwards.
 //! A container's group is `<parent>/nodectl-<tag>/<instance>.<attempt>`, the same in each
 //! hierarchy; on v2 shims live beside them in `<parent>/nodectl-<tag>/shims`, outside every
 //! container's limits.
@@ -11,7 +12,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-const MOUNT: &str = "/sys/fs/cgroup";
+pub(crate) const MOUNT: &str = "/sys/fs/cgroup";
 
 /// How the host has its controllers. libcgroups looks at the same mount points.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +46,11 @@ pub struct Place {
 }
 
 impl Place {
+    /// The root of each hierarchy.
+    pub fn root(layout: Layout) -> Place {
+        Place { layout, path: "/".to_owned() }
+    }
+
     /// The group of this name below this one.
     pub fn child(&self, name: &str) -> Place {
         Place { layout: self.layout, path: format!("{}/{name}", self.path.trim_end_matches('/')) }
@@ -88,7 +94,7 @@ impl Place {
         self.join()
     }
 
-    /// Moves this process into the group, wherever it exists.
+    /// Moves this process, which has one thread, into the group, wherever it exists.
     ///
     /// # Errors
     /// It exists nowhere, or the kernel refuses.
@@ -97,7 +103,13 @@ impl Place {
         if dirs.is_empty() {
             return Err(io::ErrorKind::NotFound.into());
         }
-        dirs.into_iter().try_for_each(|dir| fs::write(dir.join("cgroup.procs"), "0"))
+        for dir in dirs {
+            // v1's way for a thread that moves itself waits for nobody; v2 has only the other.
+            let tasks = dir.join("tasks");
+            let file = if tasks.exists() { tasks } else { dir.join("cgroup.procs") };
+            fs::write(file, "0")?;
+        }
+        Ok(())
     }
 
     /// Every process in the group.

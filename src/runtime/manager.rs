@@ -207,8 +207,9 @@ impl Runtime {
     /// Removes the groups and the folder that hold containers' ones, when none is left;
     /// otherwise leaves all as it is, for the next node to adopt.
     pub async fn close(self) {
-        // The shim of a removed container may be in its last moments, and hold its group.
-        for _ in 0..400 {
+        // The shim of a removed container, or the maker of one whose shim was killed, may be in
+        // its last moments, and hold its group: ten seconds, for a slow machine's many mounts.
+        for _ in 0..2000 {
             if self.inner.remove_empty_groups() {
                 break;
             }

@@ -16,11 +16,13 @@
 #![allow(unsafe_code)]
 
 pub mod cgroup;
+mod cgroup_v1;
 pub mod container;
 pub mod exe;
 pub mod exec;
 pub mod exit;
 pub mod ids;
+mod inner_mounts;
 pub mod launch;
 pub mod logs;
 pub mod manager;
@@ -34,6 +36,7 @@ mod seccomp_table;
 pub mod shim;
 mod spawn;
 pub mod spec;
+mod stage;
 mod sys;
 pub mod users;
 pub mod wiring;

@@ -1,17 +1,18 @@
-//! A container's root directory, as its shim makes it in its own mount namespace.
+//! A container's root directory, as its maker makes it in its own mount namespace.
 //!
-//! Two ideas. **Nothing leaks**: the shim unshares its mount namespace and lays a tmpfs over
-//! a folder of the host that it needs no more ([`stage`]); the overlay, the bundle and
-//! libcontainer's state live there, visible to nobody else and gone with the last process.
+//! Two ideas. **Nothing leaks**: the maker unshares its mount namespace and lays a tmpfs over
+//! a folder of the host that it needs no more ([`Stage`](crate::runtime::stage::Stage)); the
+//! overlay is mounted there, visible to nobody else and gone with the last process.
 //! **The image is hostile**: everything in it is opened with openat2 relative to its root,
 //! and a root whose mount points are not plain folders is refused before libcontainer, which
 //! would follow them, sees it (the class of CVE-2026-41579).
 
+use crate::runtime::stage::BASE_LAYER;
 use crate::runtime::sys;
 use crate::runtime::users::RANGE;
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
+use rustix::mount::{MountFlags, MountPropagationFlags};
 use rustix::process::{Gid, Uid};
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -32,7 +33,7 @@ pub(crate) enum Error {
     NotAFile(String),
 }
 
-fn io_error<E: Into<io::Error>>(what: impl Into<String>) -> impl FnOnce(E) -> Error {
+pub(crate) fn io_error<E: Into<io::Error>>(what: impl Into<String>) -> impl FnOnce(E) -> Error {
     let what = what.into();
     move |source| Error::Io { what, source: source.into() }
 }
@@ -100,30 +101,6 @@ pub(crate) fn open_layers(paths: &[PathBuf], userns: Option<&OwnedFd>) -> Result
     Ok(Layers { trees, root_mode: top.map_or(0o755, |meta| meta.mode() & 0o7777) })
 }
 
-/// Where the shim's private tmpfs may lie: folders that every host has, and that neither the
-/// shim nor libcontainer opens by path from then on.
-const STAGES: [&str; 3] = ["/run", "/mnt", "/tmp"];
-
-/// Lays a private tmpfs over a folder; its path. Whatever is needed from below must be open.
-pub(crate) fn stage() -> Result<PathBuf, Error> {
-    let place = STAGES.iter().map(Path::new).find(|path| path.is_dir()).ok_or_else(|| {
-        io_error::<io::Error>("find a folder for the bundle (/run, /mnt and /tmp are missing)")(
-            io::ErrorKind::NotFound.into(),
-        )
-    })?;
-    let place = fs::canonicalize(place).map_err(io_error("resolve the bundle's folder"))?;
-    let flags = MountFlags::NODEV | MountFlags::NOSUID;
-    rustix::mount::mount("nodectl", &place, "tmpfs", flags, Some(c"mode=0755"))
-        .map_err(io_error("mount a tmpfs for the bundle"))?;
-    for (name, mode) in [("rootfs", 0o755), ("etc", 0o755), ("layers", 0o700), ("bundle", 0o700)] {
-        let path = place.join(name);
-        fs::create_dir(&path)
-            .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(mode)))
-            .map_err(io_error("lay out the bundle"))?;
-    }
-    Ok(place)
-}
-
 /// The writable part of a container's root: opened before [`stage`] hides paths.
 pub(crate) struct Scratch {
     upper: OwnedFd,
@@ -146,19 +123,20 @@ pub(crate) fn open_scratch(dir: &Path, layers: &Layers, owner: u32) -> Result<Sc
     })
 }
 
-/// Mounts the overlay in the stage; its path.
-pub(crate) fn mount_overlay(stage: &Path, layers: Layers, scratch: &Scratch) -> Result<PathBuf, Error> {
+/// Mounts the overlay in the attached stage; its path.
+pub(crate) fn mount_overlay(stage: &Path, layers: &Layers, scratch: &Scratch) -> Result<PathBuf, Error> {
     let below = stage.join("layers");
     std::env::set_current_dir(&below).map_err(io_error("enter the bundle"))?;
     // Short relative names: mount(2) takes one page of options, which 127 absolute paths
     // would not fit.
-    let mut names = Vec::with_capacity(layers.trees.len());
+    let mut names = Vec::with_capacity(layers.trees.len() + 1);
     for (index, tree) in layers.trees.iter().enumerate() {
         let name = index.to_string();
         fs::create_dir(&name).map_err(io_error("lay out the layers"))?;
         sys::move_mount(tree, Path::new(&name)).map_err(io_error("mount an image layer"))?;
         names.push(name);
     }
+    names.push(BASE_LAYER.trim_start_matches("layers/").to_owned());
     let rootfs = stage.join("rootfs");
     // volatile: the layer dies with the container, so no sync of it is worth waiting for.
     let (upper, work) = (scratch.upper.as_raw_fd(), scratch.work.as_raw_fd());
@@ -174,10 +152,8 @@ pub(crate) fn mount_overlay(stage: &Path, layers: Layers, scratch: &Scratch) -> 
     mount(options(",volatile"))
         .or_else(|_| mount(options("")))
         .map_err(io_error("mount the image's layers as an overlay"))?;
-    // The overlay holds its own references.
-    for name in &names {
-        rustix::mount::unmount(name.as_str(), UnmountFlags::DETACH).map_err(io_error("let go of a layer"))?;
-    }
+    // The layers stay mounted beside it, out of the container's sight, until this mount
+    // namespace ends: each unmount of its own would cost a wait for all processors.
     std::env::set_current_dir("/").map_err(io_error("leave the bundle"))?;
     Ok(rootfs)
 }
@@ -208,6 +184,11 @@ impl Root {
         Ok(())
     }
 
+    /// A folder that is there and no link.
+    pub(crate) fn existing_folder(&self, path: &str) -> Result<OwnedFd, Error> {
+        self.plain_folder(path, false)?.ok_or_else(|| Error::Hostile(format!("/{path}")))
+    }
+
     fn plain_folder(&self, path: &str, make: bool) -> Result<Option<OwnedFd>, Error> {
         let open = || {
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -236,30 +217,35 @@ impl Root {
         rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
     }
 
-    /// Puts an empty plain file at `/etc/NAME`, onto which a bind mount can go without
-    /// following anything: many images have a symbolic link there, some to outside.
-    pub(crate) fn plant_etc(&self, name: &str) -> Result<(), Error> {
+    /// The plain file at `/etc/NAME`, onto which a bind mount can go without following
+    /// anything; made where there is none: many images have a symbolic link there, some to
+    /// outside.
+    pub(crate) fn plant_etc(&self, name: &str) -> Result<OwnedFd, Error> {
         let path = format!("/etc/{name}");
         let Some(etc) = self.plain_folder("etc", true)? else {
             return Err(Error::Hostile("/etc".into()));
         };
-        let is_file = match rustix::fs::statat(&etc, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => {
-                rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::RegularFile
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let open = || rustix::fs::openat(&etc, name, flags, Mode::empty());
+        match open() {
+            Ok(file) => {
+                let stat = rustix::fs::fstat(&file);
+                let stat = stat.map_err(io_error(format!("look at {path} in the image")))?;
+                if rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::RegularFile {
+                    return Ok(file);
+                }
             }
-            Err(Errno::NOENT) => false,
+            Err(Errno::NOENT) => {}
             Err(error) => return Err(io_error(format!("look at {path} in the image"))(error)),
-        };
-        if is_file {
-            return Ok(());
         }
         match rustix::fs::unlinkat(&etc, name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(_) => return Err(Error::NotAFile(path)),
         }
-        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
-        rustix::fs::openat(&etc, name, flags, Mode::from_raw_mode(0o644))
+        let create = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
+        rustix::fs::openat(&etc, name, create, Mode::from_raw_mode(0o644))
             .and_then(|_| self.give(&etc, name))
+            .and_then(|()| open())
             .map_err(io_error(format!("make {path} in the image")))
     }
 

@@ -23,11 +23,13 @@ pub struct Program(Vec<(u16, u8, u8, u32)>);
 
 impl From<Program> for String {
     fn from(program: Program) -> Self {
-        let mut text = String::with_capacity(program.0.len() * 16);
+        let mut bytes = Vec::with_capacity(program.0.len() * 8);
         for (code, jt, jf, k) in program.0 {
-            text.push_str(&format!("{code:04x}{jt:02x}{jf:02x}{k:08x}"));
+            bytes.extend(code.to_be_bytes());
+            bytes.extend([jt, jf]);
+            bytes.extend(k.to_be_bytes());
         }
-        text
+        hex::encode(bytes)
     }
 }
 

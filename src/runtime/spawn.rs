@@ -25,7 +25,8 @@ pub(super) fn shim(exe: &SealedExe, folder: &Path) -> io::Result<(UnixStream, Jo
         .arg(folder)
         // Nothing of ours: libcontainer would read LISTEN_FDS, and secrets don't belong there.
         .env_clear()
-        .current_dir("/")
+        // No current_dir: with one a static binary is not spawned by vfork but forked, and to
+        // copy a node's page tables takes milliseconds. The shim leaves the folder itself.
         .stdin(Stdio::from(std::os::fd::OwnedFd::from(its)))
         .stdout(Stdio::null())
         .stderr(Stdio::from(log))

@@ -4,7 +4,7 @@
 //! CAP_MKNOD (device rules need an eBPF program on cgroup v2; without the capability, and
 //! with `nodev` on the root, there is nothing for them to stop).
 
-use crate::runtime::cgroup::{Layout, Place};
+use crate::runtime::cgroup_v1;
 use crate::runtime::launch::{Order, Resources};
 use crate::runtime::users::Identity;
 use oci_spec::OciSpecError;
@@ -17,11 +17,9 @@ use oci_spec::runtime::{
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-/// What the order can't say, since only the shim sees it.
+/// What the order can't say, since only the maker sees it.
 pub struct Scene<'a> {
     pub rootfs: &'a Path,
-    /// Holds hosts, resolv.conf and hostname.
-    pub etc: &'a Path,
     pub identity: &'a Identity,
     /// Path of a namespace to join; `None` is the host's.
     pub user_namespace: Option<PathBuf>,
@@ -29,7 +27,16 @@ pub struct Scene<'a> {
     pub max_open_files: u64,
     /// This process's own, which must not go below.
     pub oom_score_adj: i32,
-    pub counts_swap: bool,
+    pub groups: Groups<'a>,
+}
+
+/// Who makes the control group, and what the container sees of it.
+pub enum Groups<'a> {
+    /// libcontainer makes it, in the one tree that there is.
+    Libcontainer { counts_swap: bool },
+    /// It is made, and this process in it. `path` is for libcontainer to look at, `view` is
+    /// what the container sees as /sys/fs/cgroup.
+    Made { path: &'a str, view: PathBuf },
 }
 
 /// Docker's default capabilities without CAP_MKNOD.
@@ -79,7 +86,7 @@ pub fn build(order: &Order, scene: &Scene<'_>) -> Result<Spec, OciSpecError> {
         .root(RootBuilder::default().path(scene.rootfs).readonly(order.read_only_root).build()?)
         .hostname(order.hostname.clone())
         .process(process(order, scene)?)
-        .mounts(mounts(&order.cgroup, scene.etc)?)
+        .mounts(mounts(&scene.groups)?)
         .linux(linux(order, scene)?)
         .build()
 }
@@ -133,53 +140,33 @@ pub fn environment(env: &[(String, String)], identity: &Identity, hostname: &str
     all
 }
 
-fn mounts(cgroup: &Place, etc: &Path) -> Result<Vec<Mount>, OciSpecError> {
-    let mut mounts = vec![
-        mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"])?,
-        mount("/dev", "tmpfs", "tmpfs", &["nosuid", "noexec", "strictatime", "mode=755", "size=65536k"])?,
-        mount(
-            "/dev/pts",
-            "devpts",
-            "devpts",
-            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
-        )?,
-        mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"])?,
-        mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"])?,
-        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"])?,
-    ];
-    match cgroup.layout {
-        Layout::V2 => {
-            mounts.push(mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "ro"])?);
-        }
-        // libcontainer would mount every hierarchy writable. What language runtimes read
-        // their limits from is enough, and each mount costs time.
-        Layout::V1 => {
-            let tmpfs = ["nosuid", "noexec", "nodev", "mode=755", "size=64k"];
-            mounts.push(mount("/sys/fs/cgroup", "tmpfs", "cgroup", &tmpfs)?);
-            for controller in ["cpu", "memory"] {
-                let source = cgroup.file(controller, "");
-                mounts.push(bind(&format!("/sys/fs/cgroup/{controller}"), &source)?);
+/// What needs the container's own namespaces; the rest is there by now (`inner_mounts`).
+fn mounts(groups: &Groups<'_>) -> Result<Vec<Mount>, OciSpecError> {
+    let devpts = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"];
+    Ok(vec![
+        mount("/proc", "proc", Path::new("proc"), &["nosuid", "noexec", "nodev"])?,
+        mount("/dev/pts", "devpts", Path::new("devpts"), &devpts)?,
+        mount("/dev/mqueue", "mqueue", Path::new("mqueue"), &["nosuid", "noexec", "nodev"])?,
+        mount("/sys", "sysfs", Path::new("sysfs"), &["nosuid", "noexec", "nodev", "ro"])?,
+        match groups {
+            Groups::Libcontainer { .. } => {
+                let options = ["nosuid", "noexec", "nodev", "ro"];
+                mount("/sys/fs/cgroup", "cgroup", Path::new("cgroup"), &options)?
             }
-        }
-    }
-    for name in ["hosts", "resolv.conf", "hostname"] {
-        mounts.push(bind(&format!("/etc/{name}"), &etc.join(name))?);
-    }
-    Ok(mounts)
+            Groups::Made { view, .. } => {
+                mount("/sys/fs/cgroup", "bind", view, &["rbind", "ro", "nosuid", "noexec", "nodev"])?
+            }
+        },
+    ])
 }
 
-fn mount(destination: &str, typ: &str, source: &str, options: &[&str]) -> Result<Mount, OciSpecError> {
+fn mount(destination: &str, typ: &str, source: &Path, options: &[&str]) -> Result<Mount, OciSpecError> {
     MountBuilder::default()
         .destination(destination)
         .typ(typ)
         .source(source)
         .options(options.iter().map(|option| (*option).to_owned()).collect::<Vec<_>>())
         .build()
-}
-
-fn bind(destination: &str, source: &Path) -> Result<Mount, OciSpecError> {
-    let options = ["bind", "ro", "nosuid", "noexec", "nodev"].map(str::to_owned).to_vec();
-    MountBuilder::default().destination(destination).typ("bind").source(source).options(options).build()
 }
 
 fn linux(order: &Order, scene: &Scene<'_>) -> Result<Linux, OciSpecError> {
@@ -197,10 +184,14 @@ fn linux(order: &Order, scene: &Scene<'_>) -> Result<Linux, OciSpecError> {
         ("net.ipv4.ip_unprivileged_port_start".to_owned(), "0".to_owned()),
         ("net.ipv4.ping_group_range".to_owned(), format!("0 {last_group}")),
     ]);
-    LinuxBuilder::default()
+    let linux = match &scene.groups {
+        Groups::Libcontainer { counts_swap } => LinuxBuilder::default()
+            .cgroups_path(&order.cgroup.path)
+            .resources(resources(&order.resources, *counts_swap)?),
+        Groups::Made { path, .. } => LinuxBuilder::default().cgroups_path(*path),
+    };
+    linux
         .namespaces(namespaces)
-        .cgroups_path(&order.cgroup.path)
-        .resources(resources(&order.resources, scene.counts_swap)?)
         .sysctl(sysctl)
         .masked_paths(MASKED.map(str::to_owned).to_vec())
         .readonly_paths(READ_ONLY.map(str::to_owned).to_vec())
@@ -208,17 +199,13 @@ fn linux(order: &Order, scene: &Scene<'_>) -> Result<Linux, OciSpecError> {
 }
 
 fn resources(limits: &Resources, counts_swap: bool) -> Result<LinuxResources, OciSpecError> {
-    /// The kernel's own default: long enough to be cheap, short enough not to be felt.
-    const PERIOD_US: u64 = 100_000;
     let mut cpu = LinuxCpuBuilder::default();
     if let Some(milli) = limits.cpu_milli {
-        // 1,024 shares are one core's worth; the kernel takes no fewer than 2.
-        cpu = cpu.shares((u64::from(milli) * 1024 / 1000).max(2));
+        cpu = cpu.shares(cgroup_v1::shares(milli));
     }
     if let Some(milli) = limits.cpu_max_milli {
-        // The kernel takes no less than one millisecond.
-        let quota = (u64::from(milli) * PERIOD_US / 1000).max(1000);
-        cpu = cpu.quota(i64::try_from(quota).unwrap_or(i64::MAX)).period(PERIOD_US);
+        let quota = i64::try_from(cgroup_v1::quota_us(milli)).unwrap_or(i64::MAX);
+        cpu = cpu.quota(quota).period(cgroup_v1::PERIOD_US);
     }
     let mut resources = LinuxResourcesBuilder::default().cpu(cpu.build()?);
     if let Some(bytes) = limits.memory_bytes {

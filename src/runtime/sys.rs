@@ -105,6 +105,13 @@ pub(crate) fn move_mount(tree: &OwnedFd, path: &Path) -> io::Result<()> {
     .map(drop)
 }
 
+/// A folder in an open one, through no link.
+pub(crate) fn open_folder(parent: &OwnedFd, name: &str) -> Result<OwnedFd, rustix::io::Errno> {
+    use rustix::fs::{Mode, OFlags};
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(parent, name, flags, Mode::empty())
+}
+
 /// A descriptor for the process itself, which its pid is not.
 pub(crate) fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
     // SAFETY: plain integers.

@@ -80,7 +80,6 @@ impl ExecSession {
             .arg(folder)
             .args([pid.to_string(), start_time.to_string()])
             .env_clear()
-            .current_dir("/")
             .stdin(Stdio::from(OwnedFd::from(its)))
             .stdout(Stdio::null())
             .stderr(Stdio::null())

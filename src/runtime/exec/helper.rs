@@ -36,7 +36,9 @@ pub fn main(argv: &[OsString]) -> ExitCode {
         return ExitCode::from(2);
     };
     assert_eq!(sys::thread_count(), 1, "this forks and joins namespaces: it must have one thread");
-    let Ok(socket) = take_stdin() else { return ExitCode::FAILURE };
+    // Not the node's part: a static binary that is to be spawned in a folder is forked.
+    let away = std::env::set_current_dir("/").and_then(|()| take_stdin());
+    let Ok(socket) = away else { return ExitCode::FAILURE };
     let mut socket = UnixStream::from(socket);
     let last = match run(&mut socket, folder, pid as i32, start_time) {
         Ok(code) => Say::Exited(code),

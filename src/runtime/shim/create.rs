@@ -1,30 +1,30 @@
-//! Making the container: its root, its spec, and libcontainer's part.
+//! Making the container, the shim's share: what it keeps, and the process that does the rest.
 //!
-//! libcontainer 0.7's habits that this file works around: it changes this process's
-//! oom_score_adj, dumpable flag and working folder; it asks for systemd's cgroups when it
-//! makes a user namespace itself (so we make it); it has no system call filter without
-//! libseccomp; a failing execve after start is told to nobody.
+//! ```text
+//!  shim ── stage, pipes, control group ── fork ─▶ maker: mounts, spec, libcontainer
+//!   │ limits                                        ├─ intermediate ─┐ (children of the
+//!   ◀──────────── pid, or why not ──────────────────┘ and ends       └─ the container   shim)
+//! ```
 
+use super::maker;
+use crate::runtime::cgroup::Layout;
 use crate::runtime::launch::Order;
 use crate::runtime::logs;
-use crate::runtime::rootdir::{self, Root};
-use crate::runtime::seccomp::{self, Program};
-use crate::runtime::spec::{self, Scene};
-use crate::runtime::{sys, users};
-use libcontainer::container::Container;
-use libcontainer::container::builder::ContainerBuilder;
+use crate::runtime::stage::{ETC_FILES, Stage};
+use crate::runtime::{cgroup_v1, rootdir, sys, users};
 use libcontainer::error::LibcontainerError;
-use libcontainer::syscall::syscall::SyscallType;
-use libcontainer::workload::default::DefaultExecutor;
-use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
-use oci_spec::runtime::Spec;
+use libcontainer::notify_socket::NotifySocket;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::fs::{self, File};
-use std::io::{self, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
-use std::process::ExitCode;
-use std::sync::Arc;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+
+/// libcontainer's folder in the stage.
+pub(super) const STATE: &str = "state";
+
+/// PIPE_BUF: what one write to a pipe carries undivided.
+const MESSAGE_MAX: usize = 4096;
 
 /// Why there is no container.
 #[derive(Debug, thiserror::Error)]
@@ -39,222 +39,137 @@ pub(super) enum Error {
     Libcontainer(#[from] LibcontainerError),
     #[error("could not {what}")]
     Io { what: &'static str, source: io::Error },
+    /// What the maker said.
+    #[error("{0}")]
+    Maker(String),
 }
 
-fn io_error<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> Error {
+pub(super) fn io_error<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> Error {
     move |source| Error::Io { what, source: source.into() }
+}
+
+/// The container's ends of its pipes.
+pub(super) struct Outputs {
+    pub stdout: OwnedFd,
+    pub stderr: OwnedFd,
+    /// Closed by a successful execve.
+    pub executing: OwnedFd,
 }
 
 /// A created container that waits for its start.
 pub(super) struct Created {
-    pub container: Container,
     pub pid: i32,
     pub stdout: OwnedFd,
     pub stderr: OwnedFd,
     /// Ends when the app is executed; before that, carries the reason why it can't be.
     pub executed: OwnedFd,
-    /// Open, since the stage may be out of sight.
     pub log_dir: Option<(PathBuf, OwnedFd)>,
-    pub rootfs: PathBuf,
-    pub hosts: PathBuf,
+    /// Its /etc/hosts, still empty.
+    pub hosts: File,
+    stage: Stage,
+}
+
+impl Created {
+    /// Lets it go on to its app.
+    pub(super) fn start(&self) -> Result<(), String> {
+        let socket = self.stage.path(STATE).join("app").join("notify.sock");
+        NotifySocket::new(socket).notify_container_start().map_err(|error| super::chain(&error))
+    }
 }
 
 pub(super) fn create(order: &Order) -> Result<Created, Error> {
-    let owner = order.id_base.unwrap_or(0);
-    let userns = order.id_base.map(rootdir::user_namespace).transpose()?;
-    let layers = rootdir::open_layers(&order.layers, userns.as_ref())?;
-    let scratch = rootdir::open_scratch(&order.scratch, &layers, owner)?;
+    let stage = Stage::new(order.id_base.unwrap_or(0))?;
+    let [hosts, _, _] = [
+        (ETC_FILES[0], String::new()),
+        (ETC_FILES[1], order.resolv_conf.clone()),
+        (ETC_FILES[2], format!("{}\n", order.hostname)),
+    ]
+    .map(|(name, text)| stage.write(&format!("etc/{name}"), &text));
+    let pipe = || sys::pipe().map_err(io_error("make a pipe"));
+    let ((stdout, stdout_write), (stderr, stderr_write)) = (pipe()?, pipe()?);
+    let ((executed, executing), (told, tell)) = (pipe()?, pipe()?);
+    let own_pid = std::process::id() as i32;
+    let shim = sys::pidfd_open(own_pid).map_err(io_error("open a descriptor of this process"))?;
+    let makes_group = order.cgroup.layout == Layout::V1;
+    if makes_group {
+        cgroup_v1::make(&order.cgroup).map_err(io_error("make the container's control group"))?;
+    }
+    // SAFETY: this process has one thread, so the child may do all that this one could.
+    let maker = unsafe { libc::fork() };
+    if maker == 0 {
+        drop(told);
+        let outputs = Outputs { stdout: stdout_write, stderr: stderr_write, executing };
+        let made = sys::die_with(&shim)
+            .map_err(io_error("watch the supervising process"))
+            .and_then(|()| maker::make(order, &stage, outputs, shim));
+        let text = match made {
+            Ok(pid) => pid.to_string(),
+            Err(error) => format!("!{}", super::chain(&error)),
+        };
+        let _ = rustix::io::write(&tell, &text.as_bytes()[..text.len().min(MESSAGE_MAX)]);
+        // SAFETY: nothing of the shim's is to be run or flushed here.
+        unsafe { libc::_exit(0) };
+    }
+    if maker < 0 {
+        return Err(io_error("fork")(io::Error::last_os_error()));
+    }
+    drop((tell, stdout_write, stderr_write, executing, shim));
     // A disk that takes no logs stops no app.
     let log_dir = logs::make_folder(&order.log_dir).and_then(|()| File::open(&order.log_dir)).ok();
-    let stage = rootdir::stage()?;
-    let rootfs = rootdir::mount_overlay(&stage, layers, &scratch)?;
-    drop(scratch);
-
-    let root = Root::open(&rootfs, owner)?;
-    root.guard()?;
-    let identity = users::resolve(
-        &order.user,
-        &root.read("etc/passwd")?,
-        &root.read("etc/group")?,
-        order.id_base.is_some(),
-    )?;
-    for path in std::iter::once(&order.cwd).chain(&order.volumes) {
-        root.make_folder(path)?;
-    }
-    let etc = stage.join("etc");
-    let files = [
-        ("hosts", String::new()),
-        ("resolv.conf", order.resolv_conf.clone()),
-        ("hostname", format!("{}\n", order.hostname)),
-    ];
-    for (name, text) in files {
-        root.plant_etc(name)?;
-        fs::write(etc.join(name), text).map_err(io_error("write the files for /etc"))?;
-    }
-    drop(root);
-
-    let scene = Scene {
-        rootfs: &rootfs,
-        etc: &etc,
-        identity: &identity,
-        user_namespace: userns.as_ref().map(sys::fd_path),
-        max_open_files: max_open_files(),
-        oom_score_adj: oom_score_adj(),
-        counts_swap: order.cgroup.counts_swap(),
-    };
-    let bundle = stage.join("bundle");
-    write_spec(&bundle, &spec::build(order, &scene)?)?;
-
-    let output = || -> Result<(OwnedFd, OwnedFd), Error> {
-        let (read, write) = sys::pipe().map_err(io_error("make a pipe for the output"))?;
-        // So that /dev/stdout can be opened again by the app's user, as web servers do.
-        let (uid, gid) = (owner + identity.uid, owner + identity.gid);
-        rustix::fs::fchown(
-            &write,
-            Some(rustix::process::Uid::from_raw(uid)),
-            Some(rustix::process::Gid::from_raw(gid)),
-        )
-        .map_err(io_error("hand the output to the app's user"))?;
-        Ok((read, write))
-    };
-    let (stdout, stdout_write) = output()?;
-    let (stderr, stderr_write) = output()?;
-    let null = File::open("/dev/null").map_err(io_error("open /dev/null"))?;
-    let (executed, executing) = sys::pipe().map_err(io_error("make a pipe"))?;
-    let shim =
-        sys::pidfd_open(std::process::id() as i32).map_err(io_error("open a descriptor of this process"))?;
-    let shim = Arc::new(shim);
-    let state = stage.join("state");
-    fs::create_dir(&state).map_err(io_error("lay out the bundle"))?;
-    let container = ContainerBuilder::new("app".to_owned(), SyscallType::default())
-        .with_root_path(&state)?
-        .with_executor(Confined { programs: order.seccomp.clone().into(), errors: Arc::new(executing), shim })
-        .with_stdin(null)
-        .with_stdout(stdout_write)
-        .with_stderr(stderr_write)
-        .validate_id()?
-        .as_init(&bundle)
-        .with_systemd(false)
-        .with_detach(true)
-        .build()?;
     protect_from_oom();
+    // Meanwhile; the processes on their way into the group fit into any limit that an app fits.
+    let limited = match makes_group {
+        true => cgroup_v1::limit(&order.cgroup, &order.resources),
+        false => Ok(()),
+    };
+    let pid = hear(&told, maker);
+    limited.map_err(io_error("limit the container"))?;
     order.cgroup.kill_as_one();
-    let pid = container.pid().map_or(0, |pid| pid.as_raw());
     Ok(Created {
-        container,
-        pid,
+        pid: pid?,
         stdout,
         stderr,
         executed,
         log_dir: log_dir.map(|dir| (sys::fd_path(&dir), dir.into())),
-        rootfs,
-        hosts: etc.join("hosts"),
+        hosts: hosts?,
+        stage,
     })
 }
 
-fn write_spec(bundle: &Path, spec: &Spec) -> Result<(), Error> {
-    let text = serde_json::to_vec(spec)
-        .map_err(|error| io_error("write the specification")(io::Error::from(error)))?;
-    let mut options = fs::OpenOptions::new();
-    options.write(true).create_new(true).mode(0o600);
-    options
-        .open(bundle.join("config.json"))
-        .and_then(|mut file| file.write_all(&text))
-        .map_err(io_error("write the specification"))
+/// What the maker tells, in one write and at most a page of it; it has ended when that was
+/// no success. Not until the pipe's end: the container's process has a copy of it.
+fn hear(told: &OwnedFd, maker: i32) -> Result<i32, Error> {
+    let mut page = [0; MESSAGE_MAX];
+    let length = wait_to_hear(told, maker)
+        .and_then(|()| Ok(rustix::io::ioctl_fionbio(told, true)?))
+        .and_then(|()| Ok(rustix::io::read(told, &mut page)?))
+        .unwrap_or(0);
+    let text = String::from_utf8_lossy(&page[..length]);
+    if let Some(pid) = text.parse::<i32>().ok().filter(|pid| *pid > 0) {
+        return Ok(pid);
+    }
+    // SAFETY: our own child, not yet waited for; without an address nothing is written.
+    unsafe { libc::waitpid(maker, std::ptr::null_mut(), 0) };
+    Err(Error::Maker(match text.strip_prefix('!') {
+        Some(why) => why.to_owned(),
+        None => "the process that makes the container was killed: is its memory limit too low?".to_owned(),
+    }))
 }
 
-/// This process's own limit, and no more than Docker gives.
-fn max_open_files() -> u64 {
-    const MOST: u64 = 1 << 20;
-    let own = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-    own.maximum.unwrap_or(MOST).min(MOST)
-}
-
-fn oom_score_adj() -> i32 {
-    let text = fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
-    text.trim().parse().unwrap_or(0)
+/// Until there is something to read, or the maker is dead.
+fn wait_to_hear(told: &OwnedFd, maker: i32) -> io::Result<()> {
+    let maker = sys::pidfd_open(maker)?;
+    let mut either = [told.as_fd(), maker.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+    loop {
+        match poll(&mut either, PollTimeout::NONE) {
+            Err(nix::errno::Errno::EINTR) => {}
+            other => return Ok(other.map(drop)?),
+        }
+    }
 }
 
 /// When the host runs out of memory the container goes before its shim, which would take the
 /// container's exit status with it. Best effort: it needs CAP_SYS_RESOURCE.
 fn protect_from_oom() {
     let _ = fs::write("/proc/self/oom_score_adj", "-900");
-}
-
-/// Executes the app under the system call filters.
-#[derive(Clone)]
-struct Confined {
-    programs: Arc<[Program]>,
-    /// Closed by a successful execve.
-    errors: Arc<OwnedFd>,
-    /// The shim, as a process descriptor.
-    shim: Arc<OwnedFd>,
-}
-
-impl Confined {
-    fn confine(&self) -> io::Result<()> {
-        // What this process set for itself would survive execve.
-        sys::reset_signals();
-        sys::cloexec_from(3)?;
-        seccomp::install(&self.programs).map_err(|error| io::Error::other(super::chain(&error)))
-    }
-}
-
-impl Executor for Confined {
-    fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
-        let result = match self.confine() {
-            Ok(()) => DefaultExecutor {}.exec(spec),
-            Err(error) => Err(ExecutorError::Other(error.to_string())),
-        };
-        if let Err(error) = &result {
-            let program = spec.process().as_ref().and_then(|p| p.args().as_ref()?.first().cloned());
-            let why = io::Error::last_os_error();
-            let text = match (error, program) {
-                (ExecutorError::Execution(_), Some(program)) => format!("could not execute {program}: {why}"),
-                _ => error.to_string(),
-            };
-            let _ = rustix::io::write(&*self.errors, text.as_bytes());
-        }
-        result
-    }
-
-    fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
-        // The first of our steps in the container's process, which next tells the shim that it
-        // is ready and then waits for the start: without this it would wait for a dead shim
-        // for ever, and hold a copy of the node's socket, which would never see its end.
-        sys::die_with(&self.shim).map_err(|e| ExecutorValidationError::ArgValidationError(e.to_string()))?;
-        DefaultExecutor {}.validate(spec)
-    }
-}
-
-/// `nodectl shim --probe LOWER`: whether this host can do what containers need, in its own
-/// process so that a node with threads need not unshare anything. The answer is a word on
-/// standard output: `ok`, `no-idmap: …`, `no-overlay: …`.
-pub(super) fn probe(folder: &Path) -> ExitCode {
-    let answer = match try_probe(folder) {
-        Ok(()) => "ok".to_owned(),
-        Err(text) => text,
-    };
-    println!("{answer}");
-    ExitCode::SUCCESS
-}
-
-fn try_probe(folder: &Path) -> Result<(), String> {
-    let text = |error: rootdir::Error| super::chain(&error);
-    rootdir::leave_host_mounts().map_err(|e| format!("no-overlay: {}", text(e)))?;
-    let lower = vec![folder.join("lower")];
-    let scratch = folder.join("scratch");
-    let overlay = |userns: Option<&OwnedFd>, kind: &str| {
-        let layers = rootdir::open_layers(&lower, userns)?;
-        let scratch = rootdir::open_scratch(&scratch.join(kind), &layers, 0)?;
-        let stage = rootdir::stage()?;
-        rootdir::mount_overlay(&stage, layers, &scratch)
-    };
-    overlay(None, "plain").map_err(|e| format!("no-overlay: {}", text(e)))?;
-    let mapped = || {
-        let userns = rootdir::user_namespace(crate::runtime::ids::DEFAULT_BASE)?;
-        overlay(Some(&userns), "mapped").map(|_| userns.as_raw_fd())
-    };
-    mapped().map_err(|e| format!("no-idmap: {}", text(e)))?;
-    Ok(())
 }

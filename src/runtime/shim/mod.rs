@@ -5,18 +5,21 @@
 //! It outlives the node: own session, own control group, deaf to SIGHUP and SIGPIPE.
 //!
 //! ```text
-//!  main ─ daemonise ─ create (rootdir, spec, libcontainer) ─▶ "created" on standard input
+//!  main ─ daemonise ─ create (in a maker of its own: rootdir, spec, libcontainer)
+//!       └ "created" on standard input
 //!       └ serve: poll { signals, connections, the container's output } until it ends
-//!       └ exit record, empty control group, gone; its mounts vanish with it
+//!       └ exit record, empty control group, gone; its mounts went with its last process
 //! ```
 
 mod create;
+mod maker;
+mod probe;
 mod serve;
 
 use crate::runtime::exit::Exit;
 use crate::runtime::launch::Order;
 use crate::runtime::protocol::{self, Answer, Reply};
-use crate::runtime::{rootdir, sys};
+use crate::runtime::sys;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -33,7 +36,7 @@ pub(crate) const SHIM_LOG: &str = "shim.log";
 /// The hidden verb. Returns when the container is gone; `argv` is what follows the verb.
 pub fn main(argv: &[std::ffi::OsString]) -> ExitCode {
     let folder = match argv {
-        [verb, folder] if verb == "--probe" => return create::probe(Path::new(folder)),
+        [verb, folder] if verb == "--probe" => return probe::main(Path::new(folder)),
         [folder] => folder,
         _ => {
             eprintln!("this verb is for nodectl itself");
@@ -79,7 +82,7 @@ fn run(folder: &Path) -> io::Result<()> {
     shim.serve()
 }
 
-/// What a shim needs from its folder, open before a tmpfs hides paths.
+/// What a shim needs from its folder, open whatever becomes of the path.
 struct Home {
     /// As `/proc/self/fd/N`, which no mount hides.
     path: PathBuf,
@@ -111,6 +114,7 @@ fn daemonise() -> io::Result<UnixStream> {
     // Descriptors of the node that slipped through its fork: none of our business.
     close_others(node.as_raw_fd());
     let _ = rustix::process::setsid();
+    std::env::set_current_dir("/")?;
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     for signal in [libc::SIGHUP, libc::SIGPIPE] {
@@ -159,7 +163,6 @@ fn start_up(folder: &Path) -> Result<serve::Shim, String> {
             .enter()
             .map_err(|error| format!("could not enter the control group {}: {error}", shims.path))?;
     }
-    rootdir::leave_host_mounts().map_err(|error| chain(&error))?;
     let created = create::create(&order).map_err(|error| {
         let text = chain(&error);
         let _ = order.cgroup.destroy(std::time::Duration::from_secs(2));

@@ -315,10 +315,10 @@ impl Shim {
         if self.phase != Phase::Created {
             return Err("it was started before".to_owned());
         }
-        std::fs::write(&self.created.hosts, &start.hosts)
+        std::io::Write::write_all(&mut self.created.hosts, start.hosts.as_bytes())
             .map_err(|e| format!("could not write /etc/hosts: {e}"))?;
         self.address.clone_from(&start.address);
-        self.created.container.start().map_err(|error| super::chain(&error))?;
+        self.created.start()?;
         self.phase = Phase::Starting;
         Ok(())
     }
@@ -406,7 +406,6 @@ impl Shim {
             connection.tell(0, ended.clone());
         }
         let removed = self.order.cgroup.destroy(Duration::from_secs(5));
-        let _ = rustix::mount::unmount(&self.created.rootfs, rustix::mount::UnmountFlags::DETACH);
         let _ = std::fs::remove_file(self.home.file(super::SOCKET));
         recorded.and(removed)
     }
