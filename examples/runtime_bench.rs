@@ -2,16 +2,19 @@
 //! `bench/runtime.py` runs. `runtime_bench NODECTL LAYER ROUNDS [NAME=BUNDLE]...`
 //!
 //! Ours goes the way that the node goes: `nodectl::runtime`, a shim executed from the sealed
-//! memfd, its socket, removal, the shim's end. A peer is `NAME run --bundle BUNDLE ID`, which
-//! ends with removal too. They take turns, so that what else the machine does hits all of them.
+//! memfd, its socket, removal, the shim's end. A peer comes twice: as `NAME run`, which ends with
+//! removal too, and as the calls of a supervisor that plugs in a network in between, which is what
+//! ours does and what containerd does with them: create, start, its end, delete (`NAME-calls`).
+//! They take turns, so that what else the machine does hits all of them.
 //! A line for each: name; time by the clock, then processor time, each as median, lower and
 //! upper quartile in microseconds.
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use nix::errno::Errno;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
-use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
+use nix::unistd::Pid;
 use nodectl::model::ids::InstanceId;
 use nodectl::runtime::wiring::Unplugged;
 use nodectl::runtime::{Config, Exit, Launch, Resources, Runtime, SealedExe, Stop, UserNamespace};
@@ -20,7 +23,7 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -50,17 +53,65 @@ impl Figures {
     }
 }
 
+/// Another runtime.
+struct Peer {
+    program: String,
+    bundle: String,
+    at_once: Figures,
+    by_calls: Figures,
+}
+
+impl Peer {
+    /// Runs it, outside of the mounts that it cannot stand.
+    fn call(&self, mounts: &Option<OwnedFd>, args: &[&str]) -> anyhow::Result<()> {
+        let mut command = Command::new(&self.program);
+        command.args(args).stdin(Stdio::null()).stdout(Stdio::null());
+        if let Some(mounts) = mounts {
+            let mounts = mounts.try_clone()?;
+            // SAFETY: one system call, on a descriptor that the closure owns.
+            unsafe {
+                command
+                    .pre_exec(move || Ok(nix::sched::setns(&mounts, nix::sched::CloneFlags::CLONE_NEWNS)?));
+            }
+        }
+        let status = command.status().with_context(|| self.program.clone())?;
+        ensure!(status.success(), "{} {args:?} failed: {status}", self.program);
+        Ok(())
+    }
+
+    fn run_by_calls(&self, mounts: &Option<OwnedFd>, id: &str, pid_file: &Path) -> anyhow::Result<()> {
+        let file = pid_file.to_str().context("a plain path")?;
+        self.call(mounts, &["create", "--bundle", &self.bundle, "--pid-file", file, id])?;
+        let pid = Pid::from_raw(std::fs::read_to_string(pid_file)?.trim().parse()?);
+        self.call(mounts, &["start", id])?;
+        let ended = waitpid(pid, None)?;
+        ensure!(ended == WaitStatus::Exited(pid, 0), "{} ended with {ended:?}", self.program);
+        self.call(mounts, &["delete", id])
+    }
+
+    fn figures(&mut self) -> [&mut Figures; 2] {
+        [&mut self.at_once, &mut self.by_calls]
+    }
+}
+
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let mut args = std::env::args().skip(1);
     let mut next = || args.next().context("usage: runtime_bench NODECTL LAYER ROUNDS [NAME=BUNDLE]...");
     let (program, layer, rounds) = (next()?, PathBuf::from(next()?), next()?.parse::<usize>()?);
-    let mut peers: Vec<(Figures, String)> = args
+    let mut peers: Vec<Peer> = args
         .map(|peer| {
             let (name, bundle) = peer.split_once('=').context("a peer is NAME=BUNDLE")?;
-            Ok((Figures::new(name), bundle.to_owned()))
+            Ok(Peer {
+                program: name.to_owned(),
+                bundle: bundle.to_owned(),
+                at_once: Figures::new(name),
+                by_calls: Figures::new(&format!("{name}-calls")),
+            })
         })
         .collect::<anyhow::Result<_>>()?;
+    // A container that a peer made, and that its process left behind, is then this one's to wait for.
+    nix::sys::prctl::set_child_subreaper(true)?;
 
     let mounts = std::env::var_os("PEERS_WITHOUT").map(mounts_without).transpose()?;
     let folder = tempfile::tempdir()?;
@@ -92,32 +143,22 @@ async fn main() -> anyhow::Result<()> {
                 step.add(took, Duration::ZERO);
             }
         }
-        for (figures, bundle) in &mut peers {
-            let mut command = Command::new(&figures.name);
-            command.args(["run", "--bundle", bundle, &format!("{tag}-{round}")]);
-            if let Some(mounts) = &mounts {
-                let mounts = mounts.try_clone()?;
-                // SAFETY: one system call, on a descriptor that the closure owns.
-                unsafe {
-                    command.pre_exec(move || {
-                        Ok(nix::sched::setns(&mounts, nix::sched::CloneFlags::CLONE_NEWNS)?)
-                    });
-                }
-            }
-            command.stdin(Stdio::null()).stdout(Stdio::null());
+        for peer in &mut peers {
+            let id = format!("{tag}-{round}");
             let (begin, before) = (Instant::now(), cpu_time()?);
-            let status = command.status().with_context(|| figures.name.clone())?;
+            peer.call(&mounts, &["run", "--bundle", &peer.bundle, &id])?;
             let (took, cpu) = (begin.elapsed(), cpu_time()? - before);
-            if !status.success() {
-                bail!("{} failed: {status}", figures.name);
-            }
+            let (begin, before) = (Instant::now(), cpu_time()?);
+            peer.run_by_calls(&mounts, &format!("{id}-calls"), &folder.path().join("pid"))?;
+            let (took_by_calls, cpu_by_calls) = (begin.elapsed(), cpu_time()? - before);
             if round >= WARM_UP {
-                figures.add(took, cpu);
+                peer.at_once.add(took, cpu);
+                peer.by_calls.add(took_by_calls, cpu_by_calls);
             }
         }
     }
     runtime.close().await;
-    for figures in [&mut ours].into_iter().chain(&mut steps).chain(peers.iter_mut().map(|(f, _)| f)) {
+    for figures in [&mut ours].into_iter().chain(&mut steps).chain(peers.iter_mut().flat_map(Peer::figures)) {
         let took = quartiles(&mut figures.took_us);
         println!("{} {took} {}", figures.name, quartiles(&mut figures.cpu_us));
     }

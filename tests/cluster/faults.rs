@@ -256,9 +256,18 @@ fn a_node_whose_store_fails_ends_and_leaves_what_it_runs() {
         let containers = container_pids(&node);
         assert_eq!(containers.len(), 1);
         let ballast = disk.fill();
-        // A change that finds no room for itself.
-        wait_for("the store's failure", 30, || {
-            node.run(&["restart", "shop", "-o", "json"]);
+        // The log's file has room reserved: changes go on until it is used up.
+        let elsewhere = tempfile::tempdir().unwrap();
+        let manifest = elsewhere.path().join("filler.toml");
+        let mut round = 0;
+        wait_for("the store's failure", 60, || {
+            round += 1;
+            let large: String = (0..8).map(|n| format!("K{n} = \"{}\"\n", "x".repeat(60_000))).collect();
+            let text = format!(
+                "app = \"filler\"\nimage = \"shop:1\"\n[process.web]\ncount = 0\n[env]\nROUND = \"{round}\"\n{large}"
+            );
+            std::fs::write(&manifest, text).unwrap();
+            node.run(&["deploy", "--force", "--detach", "-f", manifest.to_str().unwrap()]);
             if node.data.join("api.sock").exists() { Err("it goes on".into()) } else { Ok(()) }
         });
         assert_eq!(node.ends().code(), Some(1));

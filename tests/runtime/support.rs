@@ -158,7 +158,8 @@ pub fn lay_out_busybox(layer: &Path) {
         fs::create_dir_all(layer.join(dir)).expect("layer");
     }
     fs::copy(busybox().expect("busybox"), layer.join("bin/busybox")).expect("busybox");
-    let list = std::process::Command::new(layer.join("bin/busybox")).arg("--list").output().expect("list");
+    // Not the copy: a process that another thread is starting may still have it open for writing.
+    let list = std::process::Command::new(busybox().expect("busybox")).arg("--list").output().expect("list");
     for name in String::from_utf8_lossy(&list.stdout).lines().filter(|name| *name != "busybox") {
         let _ = std::os::unix::fs::symlink("busybox", layer.join("bin").join(name));
     }
