@@ -19,6 +19,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 
+/// A node knows its first table within some milliseconds of its start; one that does not is in
+/// trouble, and its clients should hear an answer.
+const TABLE_WITHIN: Duration = Duration::from_secs(10);
+
 /// What the process has when it comes up.
 pub struct Control {
     pub http: Vec<TcpListener>,
@@ -43,7 +47,8 @@ impl Drop for Link {
     }
 }
 
-/// Runs until asked to end; calls `ready` once the first table is served.
+/// Runs until asked to end; calls `ready` once it can be told of tables. Clients wait in the
+/// listeners' queues until there is one, [`TABLE_WITHIN`] at most.
 ///
 /// # Errors
 /// The control socket or the signals can't be had.
@@ -70,8 +75,13 @@ pub async fn run(
     if let Some(table) = table {
         control.serve(table).await;
     }
-    // Not before: who waited while there was no proxy must find the table.
-    control.tell_all(|| ToWorker::Accept);
+    // Not before there is a table: who waited while there was no proxy must find it.
+    let mut is_open = control.table.is_some();
+    if is_open {
+        control.tell_all(|| ToWorker::Accept);
+    }
+    let patience = tokio::time::sleep(TABLE_WITHIN);
+    tokio::pin!(patience);
     ready();
 
     let (frames, mut incoming) = mpsc::channel(64);
@@ -100,6 +110,14 @@ pub async fn run(
                     Some(body) => control.handle(body, &current.out).await,
                     None => link = None,
                 }
+                if !is_open && control.table.is_some() {
+                    is_open = true;
+                    control.tell_all(|| ToWorker::Accept);
+                }
+            }
+            () = &mut patience, if !is_open => {
+                is_open = true;
+                control.tell_all(|| ToWorker::Accept);
             }
             Some(trouble) = troubles.recv() => {
                 if let Some(link) = &link {

@@ -44,10 +44,12 @@ async fn what_is_not_there_is_told_plainly() {
     let response_timeout = std::time::Duration::from_millis(300);
     let limits = nodectl::proxy::Limits { response_timeout, ..Default::default() };
     let proxy = Proxy::with(limits).await;
-    let before = get(proxy.address, "shop.localhost", "/").await;
-    assert!(before.starts_with("HTTP/1.1 503 "), "before the first table: {before}");
+    let address = proxy.address;
+    let before = tokio::spawn(async move { get(address, "shop.localhost", "/").await });
     let backends: &[(u64, SocketAddr)] = &[(1, app.address)];
     proxy.serve(table(1, &[("shop", backends), ("none", &[]), ("down", &[(2, refusing)])])).await;
+    let before = before.await.unwrap();
+    assert!(before.starts_with("HTTP/1.1 200 "), "who came before the first table: {before}");
     let mut events = proxy.supervisor().events();
 
     let page = get(proxy.address, "Sh<b>op.localhost", "/").await;
