@@ -305,7 +305,7 @@ impl Tail {
 
     fn sync(&mut self) -> io::Result<()> {
         if std::mem::take(&mut self.unsynced) {
-            self.segment.file.sync_data()?;
+            self.segment.sync()?;
         }
         Ok(())
     }
