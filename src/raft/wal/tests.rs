@@ -178,6 +178,24 @@ fn a_new_file_without_a_group_still_gets_the_names() {
     assert_eq!(all(&wal).len(), 1);
 }
 
+/// The same, where no entry keeps the file that the names are in.
+#[test]
+fn the_names_file_stays_as_long_as_the_new_one_has_no_group() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let wal = create(dir.path());
+    write(&wal, &[vote(3), entry(0, 10)]);
+    write(&wal, &[Op::RemoveEntries(0..1)]);
+    let sequence = wal.tail().sequence;
+    drop(wal);
+    segment::create(dir.path(), 2, sequence, SEGMENT_BYTES, b"whose").expect("made");
+    let wal = reopen(dir.path()).expect("a crash leaves this");
+    // As for a write of which nothing is the log's: a list of snapshots.
+    write(&wal, &[]);
+    drop(wal);
+    let wal = reopen(dir.path()).expect("sound");
+    assert_eq!(wal.get(Name::Vote), Some(vec![3; 20].into()));
+}
+
 #[test]
 fn a_group_larger_than_a_file_gets_one_of_its_own() {
     let dir = tempfile::tempdir().expect("a folder");
