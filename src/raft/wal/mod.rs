@@ -144,8 +144,14 @@ impl Wal {
     }
 
     /// Whether there is a log in `dir`, whatever its condition.
-    pub fn exists(dir: &Path) -> bool {
-        segment::list(dir).is_ok_and(|numbers| !numbers.is_empty())
+    ///
+    /// # Errors
+    /// The disk's: a folder that can't be read is not an empty one.
+    pub fn exists(dir: &Path) -> io::Result<bool> {
+        match segment::list(dir) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            numbers => Ok(!numbers?.is_empty()),
+        }
     }
 
     /// The sealed record of whose log this is.

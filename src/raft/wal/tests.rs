@@ -115,6 +115,17 @@ fn a_missing_file_in_the_middle_and_one_of_another_log_are_told() {
     assert_eq!(all(&reopen(dir.path()).expect("sound")).len(), 150);
 }
 
+/// Else a new log would be written over it, or the store be called damaged.
+#[test]
+fn a_folder_that_cannot_be_read_is_not_taken_for_one_without_a_log() {
+    let dir = tempfile::tempdir().expect("a folder");
+    assert!(!Wal::exists(&dir.path().join("log")).expect("nothing there"));
+    drop(create(dir.path()));
+    assert!(Wal::exists(dir.path()).expect("readable"));
+    std::fs::create_dir(dir.path().join("in the way.new")).expect("made");
+    Wal::exists(dir.path()).expect_err("it can't be removed");
+}
+
 #[test]
 fn old_files_go_with_their_entries_and_names_stay() {
     let dir = tempfile::tempdir().expect("a folder");
