@@ -268,9 +268,13 @@ impl Wal {
     pub fn entries(&self, range: Range<u64>, limit_bytes: usize) -> io::Result<Vec<(u64, Bytes)>> {
         let mut found = Vec::new();
         let mut taken = 0;
-        let mut next = range.start.max(self.held().entries.first);
+        let mut next = range.start;
         while next < range.end && (taken < limit_bytes || found.is_empty()) {
-            let Some((segment, places)) = self.run(next, range.end, limit_bytes - taken) else { break };
+            let Some((start, segment, places)) = self.run(next, range.end, limit_bytes - taken) else { break };
+            if start != next && !found.is_empty() {
+                break;
+            }
+            next = start;
             let (Some(front), Some(back)) = (places.first(), places.last()) else { break };
             let from = front.offset;
             let mut bytes = vec![0; (back.offset + back.length - from) as usize];
@@ -286,10 +290,11 @@ impl Wal {
         Ok(found)
     }
 
-    /// Entries from `start` on that lie one after another in one segment: as many as fit into
-    /// `limit_bytes`, at least one.
-    fn run(&self, start: u64, end: u64, limit_bytes: usize) -> Option<(Arc<Segment>, Vec<Place>)> {
+    /// The first entry from `start` on that is there, and those that lie behind it in its segment:
+    /// as many as fit into `limit_bytes`, at least one. Under one lock: the first may go meanwhile.
+    fn run(&self, start: u64, end: u64, limit_bytes: usize) -> Option<(u64, Arc<Segment>, Vec<Place>)> {
         let held = self.held();
+        let start = start.max(held.entries.first);
         let first = held.entries.get(start)?;
         let run: Vec<Place> = (start..end)
             .map_while(|index| held.entries.get(index))
@@ -300,7 +305,7 @@ impl Wal {
                         && (place.offset + place.length - first.offset) as usize <= limit_bytes
             })
             .collect();
-        Some((held.segments.get(&first.segment)?.clone(), run))
+        Some((start, held.segments.get(&first.segment)?.clone(), run))
     }
 
     pub fn size_bytes(&self) -> u64 {

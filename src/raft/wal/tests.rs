@@ -225,13 +225,38 @@ fn a_reader_keeps_what_it_reads_while_the_file_is_let_go() {
     let dir = tempfile::tempdir().expect("a folder");
     let wal = create(dir.path());
     write(&wal, &[entry(0, 100)]);
-    let (segment, places) = wal.run(0, 1, 1000).expect("there");
+    let (_, segment, places) = wal.run(0, 1, 1000).expect("there");
     for index in 1..500 {
         write(&wal, &[Op::RemoveEntries(0..index), entry(index, 300)]);
     }
     let mut bytes = [0xee; 100];
     segment.file.read_exact_at(&mut bytes, u64::from(places[0].offset)).expect("read");
     assert_eq!(bytes, [0; 100], "the file was written again under the reader");
+}
+
+/// `log.rs` would take that for damage.
+#[test]
+fn a_reader_that_a_purge_overtakes_still_gets_what_is_left() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let wal = create(dir.path());
+    write(&wal, &[entry(0, 10)]);
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    assert_ne!(wal.entries(0..u64::MAX, 1).expect("read"), [], "there always is one");
+                }
+            });
+        }
+        for index in 1..40_000 {
+            // Without the disk, which would take most of the time.
+            let mut moved_on = Vec::new();
+            group::encode(&mut moved_on, &[entry(index, 10), Op::RemoveEntries(0..index)]);
+            wal.held().take(1, &moved_on, 0, START as u32).expect("taken");
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
 }
 
 /// One thing that is done to a log.
