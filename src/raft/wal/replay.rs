@@ -95,8 +95,10 @@ fn replay(
 fn later_group(bytes: &[u8], segment: &Segment, start: usize, sequence: u64) -> Option<u64> {
     memmem::find_iter(bytes, &group::MAGIC).find_map(|at| {
         let (claimed, _) = group::claimed(&bytes[at..])?;
-        // Of an earlier life of the file: not worth its checksum.
-        if claimed <= sequence {
+        // Of an earlier life of the file, or made to look like a group by whoever chose a record's
+        // bytes: not worth its checksum, or a megabyte of these would keep a start busy for hours.
+        let most_between = (at / group::HEADER_BYTES) as u64;
+        if claimed.checked_sub(sequence + 1).is_none_or(|between| between > most_between) {
             return None;
         }
         group::sound(&bytes[at..], &segment.key, (start + at) as u64).map(|(found, _)| found)

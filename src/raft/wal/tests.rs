@@ -94,6 +94,23 @@ fn a_group_that_went_bad_with_a_sound_one_after_it_is_damage() {
     }
 }
 
+/// Each claims to be as long as what is left: to check them all would take an hour.
+#[test]
+fn bytes_that_were_chosen_to_look_like_groups_do_not_hold_a_start_up() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let wal = Wal::create(dir.path(), 64 << 20, Bytes::from_static(b"whose")).expect("a new log");
+    write(&wal, &[vote(1), entry(0, 10)]);
+    let offset = wal.tail().offset;
+    drop(wal);
+    // A variable can hold this: it is text.
+    let record = b"ngrp\x01\x01\x01\x01xxxxxxxx".repeat(1 << 20);
+    let file = File::options().write(true).open(segment::path(dir.path(), 1)).expect("opened");
+    file.write_all_at(&record, offset).expect("written");
+    let started = std::time::Instant::now();
+    assert_eq!(all(&Wal::open(dir.path(), 64 << 20).expect("sound")).len(), 1);
+    assert!(started.elapsed().as_secs() < 60);
+}
+
 #[test]
 fn a_missing_file_in_the_middle_and_one_of_another_log_are_told() {
     let dir = tempfile::tempdir().expect("a folder");
