@@ -22,6 +22,7 @@ use super::mark::Mark;
 use super::network::Alone;
 use super::parts::{self, Opened};
 use super::recover::{Recovered, recover};
+use super::snapshot;
 use super::types::{Member, TypeConfig};
 use super::writer;
 use crate::proto::v1;
@@ -90,6 +91,7 @@ pub(super) fn open_store(config: &Config) -> Result<Store, Error> {
         let path = dir.join(name);
         path.try_exists().map_err(Error::io(format!("look for {}", path.display())))
     };
+    snapshot::delete_unfinished(&snapshots).map_err(Error::io(format!("tidy {}", snapshots.display())))?;
     let is_old = there("mark")?;
     let missing = || fault(Fault::Damaged("the file `mark` is missing".into()));
     // What is made only after the mark. Told before anything is made: the next start sees it too.
