@@ -182,6 +182,14 @@ fn write_version(dir: &Path) -> io::Result<()> {
 
 /// The mark comes last when a store is made, and whole: where there is one, there is a store.
 fn create_mark(dir: &Path, identity: &v1::StoreIdentity) -> io::Result<Mark> {
+    // The folder's own name, and its parent's, must survive before anything in it is promised.
+    for above in dir.ancestors().skip(1).take(2).filter(|above| !above.as_os_str().is_empty()) {
+        match File::open(above) {
+            // Then it is not ours, and was there before.
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {}
+            folder => folder?.sync_all()?,
+        }
+    }
     let temporary = dir.join("mark.new");
     let mark = Mark::create(&temporary, &identity.store_id)?;
     std::fs::rename(&temporary, dir.join("mark"))?;

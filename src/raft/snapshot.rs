@@ -324,6 +324,8 @@ impl Source {
 /// The disk's, and `InvalidData` for one of a newer version, which is not ours to leave out.
 pub(super) fn sound_ones(dir: &Path) -> io::Result<Vec<v1::SnapshotPointer>> {
     let mut found = Vec::new();
+    // Whoever wrote the newest may have been killed before its name was durable.
+    File::open(dir)?.sync_all()?;
     for entry in std::fs::read_dir(dir)? {
         let path = entry?.path();
         if path.extension().is_none_or(|extension| extension != "snapshot") {
