@@ -270,7 +270,9 @@ impl Wal {
         let mut taken = 0;
         let mut next = range.start;
         while next < range.end && (taken < limit_bytes || found.is_empty()) {
-            let Some((start, segment, places)) = self.run(next, range.end, limit_bytes - taken) else { break };
+            let Some((start, segment, places)) = self.run(next, range.end, limit_bytes - taken) else {
+                break;
+            };
             if start != next && !found.is_empty() {
                 break;
             }

@@ -337,3 +337,95 @@ proptest! {
         }
     }
 }
+
+type Files = BTreeMap<std::ffi::OsString, Vec<u8>>;
+
+fn files(dir: &Path) -> Files {
+    let read = |e: std::io::Result<std::fs::DirEntry>| {
+        let e = e.expect("one");
+        (e.file_name(), std::fs::read(e.path()).expect("read"))
+    };
+    std::fs::read_dir(dir).expect("a folder").map(read).collect()
+}
+
+/// What a power cut leaves of a write that was not synced: of each sector what it was, or what it
+/// was to be. A new file's first block is durable before anything else of it.
+fn cut_power(dir: &Path, before: &Files, keeps: impl Fn(usize) -> bool) {
+    for (name, mut now) in files(dir) {
+        let was_spare = before.get(std::ffi::OsStr::new(segment::SPARE)).filter(|b| b.len() == now.len());
+        let is_new = !before.contains_key(&name);
+        let was = before.get(&name).or(was_spare);
+        for (number, sector) in now.chunks_mut(512).enumerate() {
+            let at = number * 512;
+            if (is_new && at < START as usize) || keeps(number) {
+                continue;
+            }
+            match was {
+                Some(was) => sector.copy_from_slice(&was[at..at + sector.len()]),
+                None => sector.fill(0),
+            }
+        }
+        std::fs::write(dir.join(name), now).expect("written");
+    }
+}
+
+/// What is done in the test below: operations, and what becomes of the power then.
+fn life() -> impl Strategy<Value = (Deed, u64)> {
+    (deed(), prop_oneof![3 => Just(0), 1 => Just(1), 2 => any::<u64>()])
+}
+
+type Content = (Vec<(u64, Bytes)>, Option<Bytes>);
+
+fn content(wal: &Wal) -> Content {
+    (all(wal), wal.get(Name::Vote))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+    /// Synced, killed before the sync, or a power cut that keeps sectors by lot.
+    #[test]
+    fn whatever_sectors_a_power_cut_keeps_a_write_is_there_whole_or_not_at_all(
+        lives in prop::collection::vec(life(), 1..80)
+    ) {
+        let dir = tempfile::tempdir().expect("a folder");
+        let mut wal = create(dir.path());
+        for (step, (deed, fate)) in lives.into_iter().enumerate() {
+            let before = files(dir.path());
+            let was = content(&wal);
+            let first = was.0.first().map_or(0, |(index, _)| *index);
+            let next = was.0.last().map_or(first, |(index, _)| index + 1);
+            let ops = match deed {
+                // No two writes share a sector's bytes: together they would be either.
+                Deed::Append(length) => {
+                    let record = vec![step as u8; length].into();
+                    vec![Op::PutEntry { index: next, record }, vote(step as u8), entry(next + 1, 20)]
+                }
+                Deed::Vote(n) => vec![vote(n)],
+                Deed::CutBack(by) => vec![Op::RemoveEntries(next.saturating_sub(by).max(first)..next)],
+                Deed::Purge(by) => vec![Op::RemoveEntries(first..(first + by).min(next))],
+                Deed::Reopen => vec![],
+            };
+            wal.write(&ops).expect("written");
+            let is = content(&wal);
+            match fate {
+                0 => wal.sync().expect("synced"),
+                1 => {
+                    drop(wal);
+                    wal = reopen(dir.path()).expect("killed");
+                    prop_assert_eq!(content(&wal), is);
+                }
+                lot => {
+                    drop(wal);
+                    cut_power(dir.path(), &before, |sector| {
+                        blake3::hash(&(lot ^ sector as u64).to_le_bytes()).as_bytes()[0] & 1 == 0
+                    });
+                    wal = reopen(dir.path()).expect("a crash leaves this");
+                    let found = content(&wal);
+                    prop_assert!(found == was || found == is, "{found:?}");
+                }
+            }
+        }
+        drop(wal);
+        reopen(dir.path()).expect("sound");
+    }
+}
