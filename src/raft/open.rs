@@ -22,6 +22,7 @@ use super::mark::Mark;
 use super::network::Alone;
 use super::parts::{self, Opened};
 use super::recover::{Recovered, recover};
+use super::snapshot;
 use super::types::{Member, TypeConfig};
 use super::writer;
 use crate::proto::v1;
@@ -86,17 +87,31 @@ pub(super) fn open_store(config: &Config) -> Result<Store, Error> {
         }),
         _ => Error::Io { what: format!("{what} in {}", dir.display()), source: e },
     };
-    let is_old = dir.join("mark").exists();
+    let there = |name: &str| {
+        let path = dir.join(name);
+        path.try_exists().map_err(Error::io(format!("look for {}", path.display())))
+    };
+    snapshot::delete_unfinished(&snapshots).map_err(Error::io(format!("tidy {}", snapshots.display())))?;
+    let is_old = there("mark")?;
+    let missing = || fault(Fault::Damaged("the file `mark` is missing".into()));
+    // What is made only after the mark. Told before anything is made: the next start sees it too.
+    if !is_old && (there("version")? || !is_empty(&snapshots)?) {
+        return Err(missing());
+    }
     let opened = parts::Parts::open(dir, config.raft_id, config.segment_bytes, is_old);
     let Opened { disk, identity, released } = opened.map_err(|e| trouble("open the log", e))?;
     let disk: Arc<dyn Disk> = Arc::new(disk);
-    let mark =
-        if is_old { Mark::open(&dir.join("mark"), &identity.store_id) } else { create_mark(dir, &identity) };
+    let mark = is_old.then(|| Mark::open(&dir.join("mark"), &identity.store_id)).transpose();
     let mark = mark.map_err(|e| trouble("open the mark", e))?;
-    let recovered = recover(&*disk, &snapshots, &mark.known).map_err(fault)?;
+    let known = mark.as_ref().map(|mark| mark.known.clone()).unwrap_or_default();
+    let recovered = recover(&*disk, &snapshots, &known).map_err(fault)?;
     if !is_old && (recovered.index.vote.is_some() || recovered.index.last.is_some()) {
-        return Err(fault(Fault::Damaged("the file `mark` is missing".into())));
+        return Err(missing());
     }
+    let mark = match mark {
+        Some(mark) => mark,
+        None => create_mark(dir, &identity).map_err(|e| trouble("make the mark", e))?,
+    };
     write_version(dir).map_err(|e| trouble("write the version", e))?;
     Ok(Store { lock, disk, released, mark, recovered, raft_id: identity.raft_id })
 }
@@ -114,6 +129,11 @@ fn lock(dir: &Path) -> Result<File, Error> {
         Err(std::fs::TryLockError::WouldBlock) => Err(Error::Locked { dir: dir.to_owned() }),
         Err(std::fs::TryLockError::Error(e)) => Err(Error::io(format!("lock {}", path.display()))(e)),
     }
+}
+
+fn is_empty(dir: &Path) -> Result<bool, Error> {
+    let mut entries = std::fs::read_dir(dir).map_err(Error::io(format!("read {}", dir.display())))?;
+    Ok(entries.next().is_none())
 }
 
 /// Who wrote this folder last. Plain text, so that any version can read it.
@@ -162,6 +182,14 @@ fn write_version(dir: &Path) -> io::Result<()> {
 
 /// The mark comes last when a store is made, and whole: where there is one, there is a store.
 fn create_mark(dir: &Path, identity: &v1::StoreIdentity) -> io::Result<Mark> {
+    // The folder's own name, and its parent's, must survive before anything in it is promised.
+    for above in dir.ancestors().skip(1).take(2).filter(|above| !above.as_os_str().is_empty()) {
+        match File::open(above) {
+            // Then it is not ours, and was there before.
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {}
+            folder => folder?.sync_all()?,
+        }
+    }
     let temporary = dir.join("mark.new");
     let mark = Mark::create(&temporary, &identity.store_id)?;
     std::fs::rename(&temporary, dir.join("mark"))?;

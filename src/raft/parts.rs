@@ -38,13 +38,10 @@ impl Parts {
     /// `InvalidData` for damage, with a [`Fault`] where it is known which.
     pub fn open(dir: &Path, raft_id: u64, segment_bytes: u64, is_old: bool) -> io::Result<Opened> {
         let (log, names) = (dir.join("log"), dir.join("names"));
-        if is_old && !Wal::exists(&log) {
-            return Err(Fault::Damaged("the log is missing".into()).into());
-        }
-        let wal = if Wal::exists(&log) {
-            Wal::open(&log, segment_bytes)?
-        } else {
-            Wal::create(&log, segment_bytes, new_identity(raft_id))?
+        let wal = match Wal::exists(&log)? {
+            true => Wal::open(&log, segment_bytes)?,
+            false if is_old => return Err(Fault::Damaged("the log is missing".into()).into()),
+            false => Wal::create(&log, segment_bytes, new_identity(raft_id))?,
         };
         let record = wal.identity().clone();
         let identity: v1::StoreIdentity = open(Kind::Identity, Name::Identity.as_str().as_bytes(), &record)

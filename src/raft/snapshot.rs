@@ -77,17 +77,40 @@ pub(super) fn write(dir: &Path, applied: &Applied) -> io::Result<SnapshotFile> {
     };
     let path = dir.join(&name);
     let temporary = dir.join(format!("{name}.new"));
+    let written = write_beside(&temporary, applied).and_then(|written| {
+        std::fs::rename(&temporary, &path)?;
+        File::open(dir)?.sync_all()?;
+        Ok(written)
+    });
+    if written.is_err() {
+        // On a full disk this is what fills it.
+        let _ = std::fs::remove_file(&temporary);
+    }
+    let (size_bytes, hash) = written?;
+    Ok(SnapshotFile { path, size_bytes, hash })
+}
+
+fn write_beside(temporary: &Path, applied: &Applied) -> io::Result<(u64, [u8; 32])> {
     let mut out = Hashing {
-        file: BufWriter::new(File::create(&temporary)?),
+        file: BufWriter::new(File::create(temporary)?),
         hasher: blake3::Hasher::new(),
         size_bytes: 0,
     };
     write_records(&mut out, applied)?;
     let Hashing { file, hasher, size_bytes } = out;
     file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
-    std::fs::rename(&temporary, &path)?;
-    File::open(dir)?.sync_all()?;
-    Ok(SnapshotFile { path, size_bytes, hash: *hasher.finalize().as_bytes() })
+    Ok((size_bytes, *hasher.finalize().as_bytes()))
+}
+
+/// Deletes what a crash left half-written in `dir`.
+pub(super) fn delete_unfinished(dir: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "new") {
+            std::fs::remove_file(path)?;
+        }
+    }
+    Ok(())
 }
 
 fn write_records(out: &mut impl Write, applied: &Applied) -> io::Result<()> {
@@ -301,6 +324,8 @@ impl Source {
 /// The disk's, and `InvalidData` for one of a newer version, which is not ours to leave out.
 pub(super) fn sound_ones(dir: &Path) -> io::Result<Vec<v1::SnapshotPointer>> {
     let mut found = Vec::new();
+    // Whoever wrote the newest may have been killed before its name was durable.
+    File::open(dir)?.sync_all()?;
     for entry in std::fs::read_dir(dir)? {
         let path = entry?.path();
         if path.extension().is_none_or(|extension| extension != "snapshot") {

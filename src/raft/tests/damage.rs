@@ -176,6 +176,30 @@ async fn a_log_that_lost_acknowledged_entries_is_reported() {
     assert!(error.to_string().contains("the log is missing"), "{error}");
 }
 
+/// A supervisor starts a node again at once: the second start must not trust what the first did not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_mark_is_reported_each_time_whatever_else_is_missing() {
+    let source = tempfile::tempdir().expect("a folder");
+    let store = open(Config::new(source.path())).await.expect("a new store");
+    store.propose("test", deploy("shop", 1, 10)).await.expect("deployed");
+    store.shutdown().await;
+    for gone in [&[][..], &["version"], &["log"], &["log", "names"]] {
+        let dir = tempfile::tempdir().expect("a folder");
+        copy(source.path(), dir.path());
+        fs::remove_file(dir.path().join("mark")).expect("removed");
+        for name in gone {
+            let path = dir.path().join(name);
+            if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }.expect("removed");
+        }
+        for start in 0..2 {
+            let error = open_store(&Config::new(dir.path())).map(|_| ()).expect_err("no mark");
+            assert!(error.to_string().contains("`mark` is missing"), "{gone:?}, start {start}: {error}");
+        }
+        let log = dir.path().join("log").exists();
+        assert_eq!(log, !gone.contains(&"log"), "{gone:?}: a log was made in a damaged store");
+    }
+}
+
 /// The log reaches back to the older of the two snapshots, so that one of them may be lost.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_older_snapshot_and_the_log_stand_in_for_a_damaged_newest() {

@@ -1,6 +1,7 @@
 //! Open, propose, restart: what a node does with its store.
 
-use super::super::{Closed, Config, Error, ProposeError, open};
+use super::super::open::open_store;
+use super::super::{Closed, Config, Error, ProposeError, open, snapshot};
 use super::support::{app_key, deploy};
 use crate::model::command::{Action, Rejection, Reply};
 use std::collections::BTreeSet;
@@ -127,4 +128,20 @@ async fn the_log_is_purged_and_its_files_go() {
     let store = open(config).await.expect("the same store");
     assert_eq!(store.view().state, before);
     store.shutdown().await;
+}
+
+/// On a full disk these would be what keeps it full.
+#[test]
+fn a_snapshot_that_was_not_finished_goes_at_once_or_at_the_next_start() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let snapshots = dir.path().join("snapshots");
+    // It can't take its place.
+    std::fs::create_dir_all(snapshots.join("empty.snapshot")).expect("made");
+    snapshot::write(&snapshots, &snapshot::Applied::default()).expect_err("no room for it");
+    let left = || std::fs::read_dir(&snapshots).expect("read").count();
+    assert_eq!(left(), 1);
+    std::fs::remove_dir(snapshots.join("empty.snapshot")).expect("removed");
+    std::fs::write(snapshots.join("1.snapshot.new"), "half of o").expect("written");
+    open_store(&Config::new(dir.path())).map(drop).expect("a new store");
+    assert_eq!(left(), 0);
 }

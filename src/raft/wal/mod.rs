@@ -144,8 +144,14 @@ impl Wal {
     }
 
     /// Whether there is a log in `dir`, whatever its condition.
-    pub fn exists(dir: &Path) -> bool {
-        segment::list(dir).is_ok_and(|numbers| !numbers.is_empty())
+    ///
+    /// # Errors
+    /// The disk's: a folder that can't be read is not an empty one.
+    pub fn exists(dir: &Path) -> io::Result<bool> {
+        match segment::list(dir) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            numbers => Ok(!numbers?.is_empty()),
+        }
     }
 
     /// The sealed record of whose log this is.
@@ -227,6 +233,10 @@ impl Wal {
     /// Lets go of the oldest segments, as far as no entry in them is needed. Whatever else they
     /// held stands again at the start of a later one.
     fn reclaim(&self, tail: &mut Tail) -> io::Result<()> {
+        // As long as the newest has no group, the names are in the one before it.
+        if tail.offset == START {
+            return Ok(());
+        }
         loop {
             let oldest = {
                 let mut held = self.held();
@@ -258,9 +268,15 @@ impl Wal {
     pub fn entries(&self, range: Range<u64>, limit_bytes: usize) -> io::Result<Vec<(u64, Bytes)>> {
         let mut found = Vec::new();
         let mut taken = 0;
-        let mut next = range.start.max(self.held().entries.first);
+        let mut next = range.start;
         while next < range.end && (taken < limit_bytes || found.is_empty()) {
-            let Some((segment, places)) = self.run(next, range.end, limit_bytes - taken) else { break };
+            let Some((start, segment, places)) = self.run(next, range.end, limit_bytes - taken) else {
+                break;
+            };
+            if start != next && !found.is_empty() {
+                break;
+            }
+            next = start;
             let (Some(front), Some(back)) = (places.first(), places.last()) else { break };
             let from = front.offset;
             let mut bytes = vec![0; (back.offset + back.length - from) as usize];
@@ -276,10 +292,11 @@ impl Wal {
         Ok(found)
     }
 
-    /// Entries from `start` on that lie one after another in one segment: as many as fit into
-    /// `limit_bytes`, at least one.
-    fn run(&self, start: u64, end: u64, limit_bytes: usize) -> Option<(Arc<Segment>, Vec<Place>)> {
+    /// The first entry from `start` on that is there, and those that lie behind it in its segment:
+    /// as many as fit into `limit_bytes`, at least one. Under one lock: the first may go meanwhile.
+    fn run(&self, start: u64, end: u64, limit_bytes: usize) -> Option<(u64, Arc<Segment>, Vec<Place>)> {
         let held = self.held();
+        let start = start.max(held.entries.first);
         let first = held.entries.get(start)?;
         let run: Vec<Place> = (start..end)
             .map_while(|index| held.entries.get(index))
@@ -290,7 +307,7 @@ impl Wal {
                         && (place.offset + place.length - first.offset) as usize <= limit_bytes
             })
             .collect();
-        Some((held.segments.get(&first.segment)?.clone(), run))
+        Some((start, held.segments.get(&first.segment)?.clone(), run))
     }
 
     pub fn size_bytes(&self) -> u64 {
@@ -305,7 +322,7 @@ impl Tail {
 
     fn sync(&mut self) -> io::Result<()> {
         if std::mem::take(&mut self.unsynced) {
-            self.segment.file.sync_data()?;
+            self.segment.sync()?;
         }
         Ok(())
     }

@@ -6,7 +6,9 @@ use super::{Held, Tail, Wal, group};
 use crate::raft::envelope::Fault;
 use bytes::Bytes;
 use memchr::memmem;
+use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -19,6 +21,7 @@ impl Wal {
         let mut held = Held::default();
         let mut identity: Option<Bytes> = None;
         let mut last: Option<(Arc<Segment>, u64)> = None;
+        let mut newest = (0, Vec::new());
         let mut sequence = 0;
         let numbers = segment::list(dir)?;
         for (position, number) in numbers.iter().enumerate() {
@@ -39,23 +42,35 @@ impl Wal {
                 )));
             }
             sequence = segment.follows;
-            let end = replay(&mut held, &segment, &bytes, &mut sequence)?;
+            let (start, end) = replay(&mut held, &segment, &bytes, &mut sequence)?;
+            newest = (start as u64, bytes[start..end].to_vec());
             let segment = Arc::new(segment);
             held.segments.insert(*number, segment.clone());
-            last = Some((segment, end));
+            last = Some((segment, end as u64));
         }
         let (Some((segment, end)), Some(identity)) = (last, identity) else {
             return Err(damaged("the log is missing".into()));
         };
+        // A process that was killed may have left its last group, or a file's name, in the kernel's
+        // memory alone; and after a sync that failed, the kernel takes that group for written.
+        segment.file.write_all_at(&newest.1, newest.0)?;
+        segment.sync()?;
+        File::open(dir)?.sync_all()?;
         // What is behind the end may be anything: none of it counts as written.
         let tail = Tail::new(segment, end, end, sequence);
         Ok(Wal::new(dir, segment_bytes, identity, tail, held))
     }
 }
 
-/// Takes over the groups of one segment; says where they end.
-fn replay(held: &mut Held, segment: &Segment, bytes: &[u8], sequence: &mut u64) -> io::Result<u64> {
+/// Takes over the groups of one segment; says where the last one starts and ends.
+fn replay(
+    held: &mut Held,
+    segment: &Segment,
+    bytes: &[u8],
+    sequence: &mut u64,
+) -> io::Result<(usize, usize)> {
     let mut at = START as usize;
+    let mut newest = at;
     while let Some((found, length)) = group::sound(&bytes[at..], &segment.key, at as u64) {
         if found != *sequence + 1 {
             return Err(damaged(format!("the log's group {} is missing", *sequence + 1)));
@@ -63,6 +78,7 @@ fn replay(held: &mut Held, segment: &Segment, bytes: &[u8], sequence: &mut u64) 
         let offset = u32::try_from(at).map_err(|_| damaged("the log's file is too long".into()))?;
         held.take(segment.number, &bytes[..at + length], at, offset)?;
         *sequence = found;
+        newest = at;
         at += length;
     }
     if let Some(later) = later_group(&bytes[at..], segment, at, *sequence) {
@@ -71,7 +87,7 @@ fn replay(held: &mut Held, segment: &Segment, bytes: &[u8], sequence: &mut u64) 
             *sequence + 1
         )));
     }
-    Ok(at as u64)
+    Ok((newest, at))
 }
 
 /// A sound group behind the one that is not. A group is written when the one before it is
@@ -79,8 +95,10 @@ fn replay(held: &mut Held, segment: &Segment, bytes: &[u8], sequence: &mut u64) 
 fn later_group(bytes: &[u8], segment: &Segment, start: usize, sequence: u64) -> Option<u64> {
     memmem::find_iter(bytes, &group::MAGIC).find_map(|at| {
         let (claimed, _) = group::claimed(&bytes[at..])?;
-        // Of an earlier life of the file: not worth its checksum.
-        if claimed <= sequence {
+        // Of an earlier life of the file, or made to look like a group by whoever chose a record's
+        // bytes: not worth its checksum, or a megabyte of these would keep a start busy for hours.
+        let most_between = (at / group::HEADER_BYTES) as u64;
+        if claimed.checked_sub(sequence + 1).is_none_or(|between| between > most_between) {
             return None;
         }
         group::sound(&bytes[at..], &segment.key, (start + at) as u64).map(|(found, _)| found)

@@ -39,6 +39,21 @@ pub(super) struct Segment {
     pub file: File,
 }
 
+impl Segment {
+    /// Makes the groups in it survive a power cut.
+    pub fn sync(&self) -> io::Result<()> {
+        #[cfg(test)]
+        SYNCS.with(|syncs| syncs.set(syncs.get() + 1));
+        self.file.sync_data()
+    }
+}
+
+#[cfg(test)]
+thread_local! {
+    /// How many this thread has asked for.
+    pub(super) static SYNCS: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+}
+
 pub(super) fn path(dir: &Path, number: u64) -> PathBuf {
     dir.join(format!("{number:016}.wal"))
 }
