@@ -226,3 +226,28 @@ async fn the_order_with_its_environment_is_roots_alone() {
     container.remove().await.expect("removed");
     host.close().await;
 }
+
+/// Asked for a user's home, libc would do as the image's nsswitch.conf says: load libraries of
+/// the image into a process that has no filters yet and descriptors of the host. (A pipe in
+/// place of that file would hold it for ever.)
+#[tokio::test]
+async fn no_image_has_a_library_of_its_own_loaded_while_it_is_started() {
+    if cannot_run() {
+        return;
+    }
+    let host = Host::new().await;
+    let path = host.layer().join("etc/nsswitch.conf");
+    let mode = rustix::fs::Mode::from_raw_mode(0o644);
+    rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, mode, 0).expect("a pipe");
+    for (instance, image) in (1..).zip(["HOME=", "HOME", "OTHER=x"]) {
+        let mut launch = host.launch(instance, "echo home is $HOME");
+        let env = vec![image.to_owned()];
+        launch.image = oci_spec::image::ConfigBuilder::default().env(env).build().expect("config");
+        let container = within(host.runtime.start(launch)).await.expect("starts");
+        assert_eq!(within(container.wait()).await, Exit::Code(0));
+        container.remove().await.expect("removed");
+        let log = host.log(&format!("test/web.{instance}"));
+        assert_eq!(log, "home is /root\n");
+    }
+    host.close().await;
+}
