@@ -251,3 +251,33 @@ async fn no_image_has_a_library_of_its_own_loaded_while_it_is_started() {
     }
     host.close().await;
 }
+
+/// An exec'd process comes in with fewer rights than the container's root has left to it, and
+/// without the filters for a moment: who traces it then has no filters either.
+#[tokio::test]
+async fn a_command_on_its_way_into_a_container_cannot_be_looked_into() {
+    if cannot_run() {
+        return;
+    }
+    let host = Host::new().await;
+    let mut launch = host.launch(
+        1,
+        "echo up; while :; do for p in /proc/[0-9]*; do \
+         case $(readlink $p/exe) in *memfd:*) echo looked into $p; ls -l $p/fd;; esac; done; done",
+    );
+    // With a user namespace of its own it lacks the right over a process of the host's.
+    launch.user_namespace = nodectl::runtime::UserNamespace::Host;
+    let container = host.start(launch).await;
+    until("the attacker runs", || host.log("test/web.1").contains("up")).await;
+    // Many places to look for the command make the moment long.
+    let path = "/a:".repeat(30_000) + "/bin";
+    for _ in 0..5 {
+        let env = vec![("PATH".into(), path.clone())];
+        let spec = ExecSpec { command: vec!["true".into()], env, ..ExecSpec::default() };
+        let mut session = within(container.exec(spec)).await.expect("runs");
+        assert_eq!(within(session.wait()).await, 0);
+    }
+    assert!(!host.log("test/web.1").contains("looked"), "{}", host.log("test/web.1"));
+    container.remove().await.expect("removed");
+    host.close().await;
+}
