@@ -281,3 +281,33 @@ async fn a_command_on_its_way_into_a_container_cannot_be_looked_into() {
     container.remove().await.expect("removed");
     host.close().await;
 }
+
+/// The shim knows the container's environment, secrets and all.
+#[tokio::test]
+async fn a_shim_leaves_no_core_file() {
+    if cannot_run() {
+        return;
+    }
+    let pattern = fs::read_to_string("/proc/sys/kernel/core_pattern").expect("core_pattern");
+    if pattern.trim() != "core" {
+        eprintln!("skipped: core files of this host go elsewhere");
+        return;
+    }
+    let host = Host::new().await;
+    let container = host.start(host.launch(1, "sleep 100")).await;
+    let shim = shim_pid(&host, &container);
+    let some = rustix::process::Rlimit { current: Some(1 << 20), maximum: Some(1 << 20) };
+    let pid = rustix::process::Pid::from_raw(shim).expect("a pid");
+    rustix::process::prlimit(Some(pid), rustix::process::Resource::Core, some).expect("may dump");
+    let cores = [std::path::PathBuf::from("/core"), format!("/core.{shim}").into()];
+    let before = cores.each_ref().map(|core| core.exists());
+    rustix::process::kill_process(pid, rustix::process::Signal::QUIT).expect("killed");
+    within(container.wait()).await;
+    let after = cores.each_ref().map(|core| core.exists());
+    for (core, _) in cores.iter().zip(before).filter(|(core, before)| core.exists() && !before) {
+        fs::remove_file(core).expect("removed");
+    }
+    container.remove().await.expect("removed");
+    host.close().await;
+    assert_eq!(before, after, "a core file of the shim");
+}

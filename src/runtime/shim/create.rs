@@ -117,6 +117,9 @@ pub(super) fn create(order: &Order) -> Result<Created, Error> {
     // A disk that takes no logs stops no app.
     let log_dir = logs::make_folder(&order.log_dir).and_then(|()| File::open(&order.log_dir)).ok();
     protect_from_oom();
+    // The order holds the environment, which may hold secrets: no core file of it. The maker
+    // and the container's process are made so by libcontainer.
+    let _ = nix::sys::prctl::set_dumpable(false);
     // Meanwhile; the processes on their way into the group fit into any limit that an app fits.
     let limited = match makes_group {
         true => cgroup_v1::limit(&order.cgroup, &order.resources),
