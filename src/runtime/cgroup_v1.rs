@@ -58,6 +58,12 @@ pub(crate) fn join(place: &Place) -> io::Result<()> {
     Ok(())
 }
 
+/// Moves this process out of where processes are counted, since its end may take longer than
+/// the app's first fork. Best effort: it ends a moment later anyway.
+pub(crate) fn leave(place: &Place) {
+    let _ = fs::write(place.parent().file("pids", "tasks"), "0");
+}
+
 /// Sets the limits.
 ///
 /// # Errors

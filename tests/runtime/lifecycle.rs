@@ -90,6 +90,24 @@ async fn limits_are_what_the_kernel_was_told() {
     host.close().await;
 }
 
+/// Those that make the container are in its group, and must not count.
+#[tokio::test]
+async fn a_container_of_few_processes_starts() {
+    if cannot_run() {
+        return;
+    }
+    let host = Host::new().await;
+    for (instance, (pids, script)) in
+        (1..).zip([(1, "exit 3"), (2, "true & wait $!; exit 3"), (3, "true | true; exit 3")])
+    {
+        let mut launch = host.launch(instance, script);
+        launch.resources.pids_max = Some(pids);
+        let (log, exit) = host.run(launch).await;
+        assert_eq!(exit, Exit::Code(3), "{pids} processes: {log}");
+    }
+    host.close().await;
+}
+
 #[tokio::test]
 async fn a_stop_asks_first_and_kills_after_the_grace() {
     if cannot_run() {

@@ -8,7 +8,7 @@
 
 use super::maker;
 use crate::runtime::cgroup::Layout;
-use crate::runtime::launch::Order;
+use crate::runtime::launch::{Order, Resources};
 use crate::runtime::logs;
 use crate::runtime::stage::{ETC_FILES, Stage};
 use crate::runtime::{cgroup_v1, rootdir, sys, users};
@@ -120,13 +120,15 @@ pub(super) fn create(order: &Order) -> Result<Created, Error> {
     // The order holds the environment, which may hold secrets: no core file of it. The maker
     // and the container's process are made so by libcontainer.
     let _ = nix::sys::prctl::set_dumpable(false);
-    // Meanwhile; the processes on their way into the group fit into any limit that an app fits.
-    let limited = match makes_group {
-        true => cgroup_v1::limit(&order.cgroup, &order.resources),
+    // Meanwhile, but for the number of processes: an app may be one alone, its makers are three.
+    let limit = |resources| match makes_group {
+        true => cgroup_v1::limit(&order.cgroup, &resources).map_err(io_error("limit the container")),
         false => Ok(()),
     };
+    let limited = limit(Resources { pids_max: None, ..order.resources });
     let pid = hear(&told, maker);
-    limited.map_err(io_error("limit the container"))?;
+    limited?;
+    limit(Resources { pids_max: order.resources.pids_max, ..Resources::default() })?;
     order.cgroup.kill_as_one();
     Ok(Created {
         pid: pid?,

@@ -91,6 +91,9 @@ pub(super) fn make(order: &Order, stage: &Stage, outputs: Outputs, shim: OwnedFd
         .with_systemd(false)
         .with_detach(true)
         .build()?;
+    if order.cgroup.layout == Layout::V1 {
+        cgroup_v1::leave(&order.cgroup);
+    }
     Ok(container.pid().map_or(0, |pid| pid.as_raw()))
 }
 
