@@ -393,3 +393,35 @@ async fn a_signal_of_the_launch_wins_over_the_images() {
     }
     host.close().await;
 }
+
+/// Run by the test below, in a mount namespace where the v2 tree is not mounted.
+#[tokio::test]
+#[ignore = "run by another test"]
+async fn what_libcontainer_cannot_do_is_told() {
+    let host = Host::new().await;
+    let mut launch = host.launch(1, "true");
+    let nowhere = oci_spec::image::ConfigBuilder::default().working_dir("/proc/nowhere").build();
+    launch.image = nowhere.expect("config");
+    let error = host.runtime.start(launch).await.expect_err("a folder that cannot be").to_string();
+    assert!(error.contains("could not create the container"), "{error}");
+    let (log, exit) = host.run(host.launch(2, "echo fine")).await;
+    assert_eq!((log.as_str(), exit), ("fine\n", Exit::Code(0)));
+    host.close().await;
+}
+
+#[tokio::test]
+async fn a_host_with_v1_groups_alone_tells_why_a_container_was_not_made() {
+    if cannot_run() {
+        return;
+    }
+    if !std::path::Path::new("/sys/fs/cgroup/unified/cgroup.controllers").exists() {
+        eprintln!("skipped: this host has no v1 groups beside v2");
+        return;
+    }
+    let script = "umount /sys/fs/cgroup/unified && exec \"$0\" --ignored --exact lifecycle::what_libcontainer_cannot_do_is_told";
+    let mut command = tokio::process::Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "sh", "-c", script]);
+    let output =
+        within(command.arg(std::env::current_exe().expect("this test")).output()).await.expect("runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
