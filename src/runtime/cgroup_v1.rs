@@ -58,6 +58,12 @@ pub(crate) fn join(place: &Place) -> io::Result<()> {
     Ok(())
 }
 
+/// Moves this process out of where processes are counted, since its end may take longer than
+/// the app's first fork. Best effort: it ends a moment later anyway.
+pub(crate) fn leave(place: &Place) {
+    let _ = fs::write(place.parent().file("pids", "tasks"), "0");
+}
+
 /// Sets the limits.
 ///
 /// # Errors
@@ -94,6 +100,11 @@ fn settings(limits: &Resources, counts_swap: bool) -> Vec<(&'static str, &'stati
     settings
 }
 
+/// Whether this is a hybrid host, where libcontainer can be shown something else.
+pub(crate) fn has_v2_tree() -> bool {
+    Place::root(Layout::V1).file("unified", "cgroup.controllers").exists()
+}
+
 /// Lays the node's own empty v2 group over /sys/fs/cgroup of this process's mount namespace,
 /// with a plain file as its `cgroup.procs`: libcontainer takes it for a v2 host whose group is
 /// there, and joins it by a write that moves nobody. The path that it is to be told; `None`
@@ -103,7 +114,7 @@ fn settings(limits: &Resources, counts_swap: bool) -> Vec<(&'static str, &'stati
 /// The kernel refuses.
 pub(crate) fn hide_from_libcontainer(place: &Place, stage: &Stage) -> io::Result<Option<&'static str>> {
     let unified = Place { layout: Layout::V1, path: place.parent().path }.file("unified", "");
-    if !Place::root(Layout::V1).file("unified", "cgroup.controllers").exists() {
+    if !has_v2_tree() {
         return Ok(None);
     }
     // Not the tree's root: should libcontainer fail, it kills what is in the group that it sees.

@@ -128,7 +128,11 @@ fn rlimit(typ: PosixRlimitType, value: u64) -> Result<oci_spec::runtime::PosixRl
 }
 
 /// `NAME=value` for each, with HOME from the image's passwd and HOSTNAME where unset.
+///
+/// An empty HOME is none: libcontainer would ask libc for another, in the container and before
+/// the filters, and libc would load what the image's nsswitch.conf names.
 pub fn environment(env: &[(String, String)], identity: &Identity, hostname: &str) -> Vec<String> {
+    let env: Vec<_> = env.iter().filter(|(name, value)| name != "HOME" || !value.is_empty()).collect();
     let mut all: Vec<String> = env.iter().map(|(name, value)| format!("{name}={value}")).collect();
     let missing = |name: &str| !env.iter().any(|(known, _)| known == name);
     if missing("HOME") {

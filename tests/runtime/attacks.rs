@@ -226,3 +226,88 @@ async fn the_order_with_its_environment_is_roots_alone() {
     container.remove().await.expect("removed");
     host.close().await;
 }
+
+/// Asked for a user's home, libc would do as the image's nsswitch.conf says: load libraries of
+/// the image into a process that has no filters yet and descriptors of the host. (A pipe in
+/// place of that file would hold it for ever.)
+#[tokio::test]
+async fn no_image_has_a_library_of_its_own_loaded_while_it_is_started() {
+    if cannot_run() {
+        return;
+    }
+    let host = Host::new().await;
+    let path = host.layer().join("etc/nsswitch.conf");
+    let mode = rustix::fs::Mode::from_raw_mode(0o644);
+    rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, mode, 0).expect("a pipe");
+    for (instance, image) in (1..).zip(["HOME=", "HOME", "OTHER=x"]) {
+        let mut launch = host.launch(instance, "echo home is $HOME");
+        let env = vec![image.to_owned()];
+        launch.image = oci_spec::image::ConfigBuilder::default().env(env).build().expect("config");
+        let container = within(host.runtime.start(launch)).await.expect("starts");
+        assert_eq!(within(container.wait()).await, Exit::Code(0));
+        container.remove().await.expect("removed");
+        let log = host.log(&format!("test/web.{instance}"));
+        assert_eq!(log, "home is /root\n");
+    }
+    host.close().await;
+}
+
+/// An exec'd process comes in with fewer rights than the container's root has left to it, and
+/// without the filters for a moment: who traces it then has no filters either.
+#[tokio::test]
+async fn a_command_on_its_way_into_a_container_cannot_be_looked_into() {
+    if cannot_run() {
+        return;
+    }
+    let host = Host::new().await;
+    let mut launch = host.launch(
+        1,
+        "echo up; while :; do for p in /proc/[0-9]*; do \
+         case $(readlink $p/exe) in *memfd:*) echo looked into $p; ls -l $p/fd;; esac; done; done",
+    );
+    // With a user namespace of its own it lacks the right over a process of the host's.
+    launch.user_namespace = nodectl::runtime::UserNamespace::Host;
+    let container = host.start(launch).await;
+    until("the attacker runs", || host.log("test/web.1").contains("up")).await;
+    // Many places to look for the command make the moment long.
+    let path = "/a:".repeat(30_000) + "/bin";
+    for _ in 0..5 {
+        let env = vec![("PATH".into(), path.clone())];
+        let spec = ExecSpec { command: vec!["true".into()], env, ..ExecSpec::default() };
+        let mut session = within(container.exec(spec)).await.expect("runs");
+        assert_eq!(within(session.wait()).await, 0);
+    }
+    assert!(!host.log("test/web.1").contains("looked"), "{}", host.log("test/web.1"));
+    container.remove().await.expect("removed");
+    host.close().await;
+}
+
+/// The shim knows the container's environment, secrets and all.
+#[tokio::test]
+async fn a_shim_leaves_no_core_file() {
+    if cannot_run() {
+        return;
+    }
+    let pattern = fs::read_to_string("/proc/sys/kernel/core_pattern").expect("core_pattern");
+    if pattern.trim() != "core" {
+        eprintln!("skipped: core files of this host go elsewhere");
+        return;
+    }
+    let host = Host::new().await;
+    let container = host.start(host.launch(1, "sleep 100")).await;
+    let shim = shim_pid(&host, &container);
+    let some = rustix::process::Rlimit { current: Some(1 << 20), maximum: Some(1 << 20) };
+    let pid = rustix::process::Pid::from_raw(shim).expect("a pid");
+    rustix::process::prlimit(Some(pid), rustix::process::Resource::Core, some).expect("may dump");
+    let cores = [std::path::PathBuf::from("/core"), format!("/core.{shim}").into()];
+    let before = cores.each_ref().map(|core| core.exists());
+    rustix::process::kill_process(pid, rustix::process::Signal::QUIT).expect("killed");
+    within(container.wait()).await;
+    let after = cores.each_ref().map(|core| core.exists());
+    for (core, _) in cores.iter().zip(before).filter(|(core, before)| core.exists() && !before) {
+        fs::remove_file(core).expect("removed");
+    }
+    container.remove().await.expect("removed");
+    host.close().await;
+    assert_eq!(before, after, "a core file of the shim");
+}

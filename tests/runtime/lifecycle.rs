@@ -90,6 +90,24 @@ async fn limits_are_what_the_kernel_was_told() {
     host.close().await;
 }
 
+/// Those that make the container are in its group, and must not count.
+#[tokio::test]
+async fn a_container_of_few_processes_starts() {
+    if cannot_run() {
+        return;
+    }
+    let host = Host::new().await;
+    for (instance, (pids, script)) in
+        (1..).zip([(1, "exit 3"), (2, "true & wait $!; exit 3"), (3, "true | true; exit 3")])
+    {
+        let mut launch = host.launch(instance, script);
+        launch.resources.pids_max = Some(pids);
+        let (log, exit) = host.run(launch).await;
+        assert_eq!(exit, Exit::Code(3), "{pids} processes: {log}");
+    }
+    host.close().await;
+}
+
 #[tokio::test]
 async fn a_stop_asks_first_and_kills_after_the_grace() {
     if cannot_run() {
@@ -374,4 +392,35 @@ async fn a_signal_of_the_launch_wins_over_the_images() {
         container.remove().await.expect("removed");
     }
     host.close().await;
+}
+
+/// Run by the test below, in a mount namespace where the v2 tree is not mounted.
+#[tokio::test]
+#[ignore = "run by another test"]
+async fn what_libcontainer_cannot_do_is_told() {
+    let host = Host::new().await;
+    let mut launch = host.launch(1, "true");
+    let nowhere = oci_spec::image::ConfigBuilder::default().working_dir("/proc/nowhere").build();
+    launch.image = nowhere.expect("config");
+    let error = host.runtime.start(launch).await.expect_err("a folder that cannot be").to_string();
+    assert!(error.contains("could not create the container"), "{error}");
+    let (log, exit) = host.run(host.launch(2, "echo fine")).await;
+    assert_eq!((log.as_str(), exit), ("fine\n", Exit::Code(0)));
+    host.close().await;
+}
+
+#[tokio::test]
+async fn a_host_with_v1_groups_alone_tells_why_a_container_was_not_made() {
+    if cannot_run() {
+        return;
+    }
+    if !std::path::Path::new("/sys/fs/cgroup/unified/cgroup.controllers").exists() {
+        return; // nothing is left out on a host that is not hybrid
+    }
+    let script = "umount /sys/fs/cgroup/unified && exec \"$0\" --ignored --exact lifecycle::what_libcontainer_cannot_do_is_told";
+    let mut command = tokio::process::Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "sh", "-c", script]);
+    let output =
+        within(command.arg(std::env::current_exe().expect("this test")).output()).await.expect("runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 }

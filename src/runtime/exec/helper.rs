@@ -256,6 +256,10 @@ impl Command {
         // SAFETY: a NUL-terminated path that lives through the call.
         let entered = unsafe { libc::chdir(self.cwd.as_ptr()) } == 0;
         become_user(*uid, *gid, groups).map_err(step("become its user"))?;
+        // From here on an app of the same user has no fewer rights than this process, and in
+        // the host's user namespace could trace it: past the filters, with our descriptors.
+        // Until execve, and after each change of user, since that may undo it.
+        nix::sys::prctl::set_dumpable(false).map_err(|e| step("become undumpable")(e.into()))?;
         // SAFETY: as above; now with the user's own rights.
         if !entered && unsafe { libc::chdir(self.cwd.as_ptr()) } < 0 {
             return Err(step("enter the working directory")(io::Error::last_os_error()));

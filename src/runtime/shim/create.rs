@@ -8,7 +8,7 @@
 
 use super::maker;
 use crate::runtime::cgroup::Layout;
-use crate::runtime::launch::Order;
+use crate::runtime::launch::{Order, Resources};
 use crate::runtime::logs;
 use crate::runtime::stage::{ETC_FILES, Stage};
 use crate::runtime::{cgroup_v1, rootdir, sys, users};
@@ -117,13 +117,18 @@ pub(super) fn create(order: &Order) -> Result<Created, Error> {
     // A disk that takes no logs stops no app.
     let log_dir = logs::make_folder(&order.log_dir).and_then(|()| File::open(&order.log_dir)).ok();
     protect_from_oom();
-    // Meanwhile; the processes on their way into the group fit into any limit that an app fits.
-    let limited = match makes_group {
-        true => cgroup_v1::limit(&order.cgroup, &order.resources),
+    // The order holds the environment, which may hold secrets: no core file of it. The maker
+    // and the container's process are made so by libcontainer.
+    let _ = nix::sys::prctl::set_dumpable(false);
+    // Meanwhile, but for the number of processes: an app may be one alone, its makers are three.
+    let limit = |resources| match makes_group {
+        true => cgroup_v1::limit(&order.cgroup, &resources).map_err(io_error("limit the container")),
         false => Ok(()),
     };
+    let limited = limit(Resources { pids_max: None, ..order.resources });
     let pid = hear(&told, maker);
-    limited.map_err(io_error("limit the container"))?;
+    limited?;
+    limit(Resources { pids_max: order.resources.pids_max, ..Resources::default() })?;
     order.cgroup.kill_as_one();
     Ok(Created {
         pid: pid?,

@@ -91,16 +91,23 @@ pub(super) fn make(order: &Order, stage: &Stage, outputs: Outputs, shim: OwnedFd
         .with_systemd(false)
         .with_detach(true)
         .build()?;
+    if order.cgroup.layout == Layout::V1 {
+        cgroup_v1::leave(&order.cgroup);
+    }
     Ok(container.pid().map_or(0, |pid| pid.as_raw()))
 }
 
-/// On a v1 host: joins the container's group, so that all that comes of this process is in it.
+/// On a hybrid host: joins the container's group, so that all that comes of this process is in it.
 fn groups<'a>(order: &'a Order, stage: &Stage, place: &Path) -> Result<Groups<'a>, Error> {
     let group = &order.cgroup;
     if group.layout == Layout::V2 {
         return Ok(Groups::Libcontainer { counts_swap: group.counts_swap() });
     }
-    cgroup_v1::join(group).map_err(io_error("enter the container's control group"))?;
+    // Without a v2 tree libcontainer moves what it makes into the group itself, and kills all
+    // that is in it when it fails: this process has to stay out to tell why.
+    if cgroup_v1::has_v2_tree() {
+        cgroup_v1::join(group).map_err(io_error("enter the container's control group"))?;
+    }
     let wrap = || io_error::<io::Error>("show the container its control group");
     // libcontainer would show every hierarchy, writable. What language runtimes read their
     // limits from is enough.
