@@ -59,6 +59,8 @@ struct Tail {
     /// Of the last group.
     sequence: u64,
     unsynced: bool,
+    /// Behind the end may lie a part of a group that was never whole.
+    is_torn: bool,
     buffer: Vec<u8>,
     spare: Option<Arc<Segment>>,
 }
@@ -182,6 +184,7 @@ impl Wal {
             self.encode(&mut buffer, ops, true);
             self.next_segment(&mut tail, START + buffer.len() as u64)?;
         }
+        tail.forget_torn()?;
         let (segment, offset) = (tail.segment.clone(), tail.offset);
         group::seal(&mut buffer, &segment.key, offset, tail.sequence + 1);
         tail.write_ahead(buffer.len() as u64)?;
@@ -219,6 +222,7 @@ impl Wal {
         let (segment, written) = segment::create(&self.dir, number, tail.sequence, length, &self.identity)?;
         tail.segment = Arc::new(segment);
         (tail.offset, tail.written) = (START, written);
+        tail.is_torn = false;
         self.held().segments.insert(number, tail.segment.clone());
         Ok(())
     }
@@ -317,11 +321,31 @@ impl Wal {
 
 impl Tail {
     fn new(segment: Arc<Segment>, offset: u64, written: u64, sequence: u64) -> Tail {
-        Tail { segment, offset, written, sequence, unsynced: false, buffer: Vec::new(), spare: None }
+        Tail {
+            segment,
+            offset,
+            written,
+            sequence,
+            unsynced: false,
+            is_torn: false,
+            buffer: Vec::new(),
+            spare: None,
+        }
     }
 
     fn sync(&mut self) -> io::Result<()> {
         if std::mem::take(&mut self.unsynced) {
+            self.segment.sync()?;
+        }
+        Ok(())
+    }
+
+    /// Takes the head off a group that a crash left in part: the sectors that are missing of it
+    /// could otherwise come with the next group in its place, where both have the same bytes. Not
+    /// at the opening: a start that is refused changes nothing.
+    fn forget_torn(&mut self) -> io::Result<()> {
+        if std::mem::take(&mut self.is_torn) && self.offset + HEADER_BYTES as u64 <= self.segment.length {
+            self.segment.file.write_all_at(&[0; HEADER_BYTES], self.offset)?;
             self.segment.sync()?;
         }
         Ok(())

@@ -57,7 +57,7 @@ impl Wal {
         segment.sync()?;
         File::open(dir)?.sync_all()?;
         // What is behind the end may be anything: none of it counts as written.
-        let tail = Tail::new(segment, end, end, sequence);
+        let tail = Tail { is_torn: true, ..Tail::new(segment, end, end, sequence) };
         Ok(Wal::new(dir, segment_bytes, identity, tail, held))
     }
 }
