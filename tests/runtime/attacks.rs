@@ -301,7 +301,8 @@ async fn a_shim_leaves_no_core_file() {
     rustix::process::prlimit(Some(pid), rustix::process::Resource::Core, some).expect("may dump");
     let cores = [std::path::PathBuf::from("/core"), format!("/core.{shim}").into()];
     let before = cores.each_ref().map(|core| core.exists());
-    rustix::process::kill_process(pid, rustix::process::Signal::QUIT).expect("killed");
+    // Not SIGQUIT: a shell that starts the tests in the background has it ignored.
+    rustix::process::kill_process(pid, rustix::process::Signal::ABORT).expect("killed");
     within(container.wait()).await;
     let after = cores.each_ref().map(|core| core.exists());
     for (core, _) in cores.iter().zip(before).filter(|(core, before)| core.exists() && !before) {
