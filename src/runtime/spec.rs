@@ -10,9 +10,9 @@ use crate::runtime::users::Identity;
 use oci_spec::OciSpecError;
 use oci_spec::runtime::{
     Capabilities, Capability, Linux, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxCpuBuilder,
-    LinuxMemoryBuilder, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType, LinuxPidsBuilder,
-    LinuxResources, LinuxResourcesBuilder, Mount, MountBuilder, PosixRlimitBuilder, PosixRlimitType, Process,
-    ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
+    LinuxMemoryBuilder, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType, LinuxResources,
+    LinuxResourcesBuilder, Mount, MountBuilder, PosixRlimitBuilder, PosixRlimitType, Process, ProcessBuilder,
+    RootBuilder, Spec, SpecBuilder, UserBuilder,
 };
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -202,6 +202,7 @@ fn linux(order: &Order, scene: &Scene<'_>) -> Result<Linux, OciSpecError> {
         .build()
 }
 
+/// All but the number of processes, which the shim limits when those that make it are gone.
 fn resources(limits: &Resources, counts_swap: bool) -> Result<LinuxResources, OciSpecError> {
     let mut cpu = LinuxCpuBuilder::default();
     if let Some(milli) = limits.cpu_milli {
@@ -219,9 +220,6 @@ fn resources(limits: &Resources, counts_swap: bool) -> Result<LinuxResources, Oc
             memory = memory.swap(bytes); // memory and swap together: none beyond memory
         }
         resources = resources.memory(memory.build()?);
-    }
-    if let Some(max) = limits.pids_max {
-        resources = resources.pids(LinuxPidsBuilder::default().limit(i64::from(max)).build()?);
     }
     resources.build()
 }

@@ -121,14 +121,18 @@ pub(super) fn create(order: &Order) -> Result<Created, Error> {
     // and the container's process are made so by libcontainer.
     let _ = nix::sys::prctl::set_dumpable(false);
     // Meanwhile, but for the number of processes: an app may be one alone, its makers are three.
-    let limit = |resources| match makes_group {
-        true => cgroup_v1::limit(&order.cgroup, &resources).map_err(io_error("limit the container")),
+    let limit =
+        |resources| cgroup_v1::limit(&order.cgroup, &resources).map_err(io_error("limit the container"));
+    let limited = match makes_group {
+        true => limit(Resources { pids_max: None, ..order.resources }),
         false => Ok(()),
     };
-    let limited = limit(Resources { pids_max: None, ..order.resources });
     let pid = hear(&told, maker);
     limited?;
-    limit(Resources { pids_max: order.resources.pids_max, ..Resources::default() })?;
+    if pid.is_ok() {
+        // Of the same name on v2.
+        limit(Resources { pids_max: order.resources.pids_max, ..Resources::default() })?;
+    }
     order.cgroup.kill_as_one();
     Ok(Created {
         pid: pid?,
