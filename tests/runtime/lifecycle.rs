@@ -396,7 +396,7 @@ async fn a_signal_of_the_launch_wins_over_the_images() {
 
 /// Run by the test below, in a mount namespace where the v2 tree is not mounted.
 #[tokio::test]
-#[ignore = "run by another test"]
+#[ignore = "run by the test below, in a process that does not see the v2 tree"]
 async fn what_libcontainer_cannot_do_is_told() {
     let host = Host::new().await;
     let mut launch = host.launch(1, "true");
